@@ -1,0 +1,1 @@
+"""FastAPI services that lose nothing under load, faults and deploys."""

@@ -1,0 +1,1 @@
+"""The shared nouns every room may use: clock, deadline, lifecycle, events, ASGI helpers."""
