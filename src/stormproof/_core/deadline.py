@@ -1,28 +1,61 @@
 """The deadline of the running request: one absolute point in time that every wait spends from."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextvars import Context, ContextVar, copy_context
 
 from .clock import MONOTONIC, Clock
 
 
-@dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point in time on one clock.
+    """A point in time on one clock, never later than the deadline it was opened within.
 
-    Attributes:
-        at: Absolute time on `clock`, in seconds.
-        clock: The clock that `at` was read from.
+    Args:
+        at: Absolute time on `clock`, in seconds; `math.inf` for none.
+        clock: The clock that `at` is read from.
+        outer: The deadline around this one, or None.
+        on_change: Called after `shorten` or `lift`, so that the owner can set its timer anew.
     """
 
-    at: float
-    clock: Clock = MONOTONIC
+    __slots__ = ("_at", "clock", "on_change", "outer")
+
+    def __init__(
+        self,
+        at: float,
+        *,
+        clock: Clock = MONOTONIC,
+        outer: "Deadline | None" = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self._at = at
+        self.clock = clock
+        self.outer = outer
+        self.on_change = on_change
+
+    @property
+    def at(self) -> float:
+        """The absolute time of the nearest deadline in force here, or `math.inf`."""
+        return self._at if self.outer is None else min(self._at, self.outer.at)
 
     def remaining(self) -> float:
-        """Return the seconds left; zero or less once the deadline has passed."""
+        """Return the seconds left: zero or less once it has passed, `math.inf` without limit."""
         return self.at - self.clock.now()
+
+    def shorten(self, at: float) -> None:
+        """Bring the deadline forward to `at`; a later `at` changes nothing."""
+        if at < self._at:
+            self._at = at
+            self._changed()
+
+    def lift(self) -> None:
+        """Take this deadline away, for a stream that lives longer than its request may take."""
+        self._at = math.inf
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
 
 
 _current: ContextVar[Deadline | None] = ContextVar("stormproof_deadline", default=None)
@@ -36,7 +69,10 @@ def current_deadline() -> Deadline | None:
 def remaining() -> float | None:
     """Return the seconds left of the deadline in force (zero or less: passed), or None."""
     deadline = _current.get()
-    return None if deadline is None else deadline.remaining()
+    if deadline is None:
+        return None
+    left = deadline.remaining()
+    return None if left == math.inf else left
 
 
 def bounded(seconds: float) -> float:
@@ -46,15 +82,23 @@ def bounded(seconds: float) -> float:
 
 
 @contextmanager
-def deadline_at(deadline: Deadline) -> Iterator[Deadline]:
-    """Put `deadline` in force inside the block, unless a nearer one already is.
+def in_force(deadline: Deadline | None) -> Iterator[None]:
+    """Make `deadline` the current one inside the block; None: no deadline inside.
 
-    It only states the time: nothing is cancelled when it passes. Yields the deadline in force.
+    It only states the time: nothing is cancelled when it passes.
     """
-    outer = _current.get()
-    inner = deadline if outer is None or deadline.at <= outer.at else outer
-    token = _current.set(inner)
+    token = _current.set(deadline)
     try:
-        yield inner
+        yield
     finally:
         _current.reset(token)
+
+
+def context_without_deadline() -> Context:
+    """Return a copy of the running context in which no deadline is in force.
+
+    For work that outlives the request it was started from.
+    """
+    context = copy_context()
+    context.run(_current.set, None)
+    return context

@@ -1,0 +1,40 @@
+"""ASGI helpers: the types of the protocol, reading headers, and sending a whole answer."""
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, TypeAlias
+
+# Foreign dictionaries of the ASGI protocol: their values really are of any type.
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
+
+LIFECYCLE_KEY = "stormproof.lifecycle"
+"""Where the lifecycle travels in the scope, for responses that end politely at a drain."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return the first value of the header `name` (lower case), decoded as latin-1, or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
+def request_name(scope: Scope) -> str:
+    """Return "GET /items/{id}": the method and the route's template, never an id.
+
+    Before routing, and for paths that match no route, the raw path stands in its place.
+    """
+    route = scope.get("route")
+    path = getattr(route, "path", None) or scope.get("path", "")
+    return f"{scope.get('method', scope['type'])} {path}"
+
+
+async def send_answer(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send one whole response; waits as long as the server's `send` does."""
+    fields = [*headers, (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -1,0 +1,153 @@
+"""Events: what happened in a room, as frozen facts that metrics, logs and reports listen to."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+_log = logging.getLogger("stormproof")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that has happened; subclasses are named in the past tense."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseEntered(Event):
+    """The lifecycle went on to its next phase ("starting", "ready", "draining", "stopping")."""
+
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainFinished(Event):
+    """The drain is over, `seconds` after it began, and `lost` things were cut."""
+
+    seconds: float
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkLost(Event):
+    """Acknowledged work was cut at the end of the grace period; `age` in seconds."""
+
+    kind: str
+    name: str
+    age: float
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused(Event):
+    """A request got 503 because the service is past the lame duck of its drain."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineExpired(Event):
+    """A request's deadline passed; `answered` tells whether a 504 could still be sent."""
+
+    name: str
+    timeout: float
+    answered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OverdueFinished(Event):
+    """A handler whose deadline had passed has ended, `late` seconds after the deadline."""
+
+    name: str
+    late: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotRefused(Event):
+    """A limiter shed a caller; `waited` in seconds, `reason` "queue-full" or "waited"."""
+
+    limiter: str
+    capacity: int
+    waiting: int
+    waited: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolWaitExpired(Event):
+    """No database connection came free within `waited` seconds."""
+
+    waited: float
+    pool_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFailed(Event):
+    """A COMMIT failed, so the caller was told so; `cause` is the driver's sentence."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailed(Event):
+    """A supervised task ended with an exception."""
+
+    name: str
+    error: str
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened(Event):
+    """A subscriber opened a stream."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded(Event):
+    """A stream ended; `reason` is "finished", "left", "drain", "failed" or "deadline"."""
+
+    name: str
+    reason: str
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFailed(Event):
+    """A call to an upstream failed; `timed_out` tells a passed deadline from an error."""
+
+    upstream: str
+    cause: str
+    timed_out: bool
+    seconds: float
+
+
+Listener: TypeAlias = Callable[[Event], None]
+
+
+class Events:
+    """Hands each event to every listener, in the order they subscribed."""
+
+    __slots__ = ("_listeners",)
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with every later event; return a function that ends this."""
+        self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def emit(self, event: Event) -> None:
+        """Hand `event` to each listener at once; a listener that raises is logged, not felt."""
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                _log.exception("a listener failed on %r", event)

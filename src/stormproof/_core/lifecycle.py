@@ -1,0 +1,168 @@
+"""The lifecycle: which phase the service is in, what is in flight, and when it must be over."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from .clock import MONOTONIC, Clock
+from .events import Events, PhaseEntered
+
+
+class Phase(Enum):
+    """The four phases of a service; it only ever goes forward through them."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+
+
+_ORDER = tuple(Phase)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Acknowledged work that was cut: `kind` ("request", "stream", "task", "part"), age in s."""
+
+    kind: str
+    name: str
+    age: float
+    detail: str = ""
+
+
+class Part(Protocol):
+    """Something with a life of its own that opens with the service and closes with it.
+
+    Parts open in the order they were given and close in the reverse order.
+    """
+
+    @property
+    def name(self) -> str:
+        """What a log line calls this part, for example "database"."""
+        ...
+
+    async def open(self, lifecycle: "Lifecycle") -> None:
+        """Make ready to serve; an exception here stops the start and closes what had opened."""
+        ...
+
+    async def drain(self, until: float) -> Sequence[Loss]:
+        """Finish what was accepted, by the absolute monotonic time `until` at the latest.
+
+        Called once, after the last request ended and before any part closes. Returns what
+        had to be cut. Must not raise for work that failed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give everything back; called once, also when `drain` failed."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class InFlight:
+    """One request that was counted in and not yet out."""
+
+    name: str
+    started_at: float
+    task: "asyncio.Task[object] | None" = None
+
+
+@dataclass(eq=False, slots=True)
+class StreamPlace:
+    """One open stream's place in the drain: `leave` is set when it is its turn to end."""
+
+    name: str
+    started_at: float
+    leave: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Lifecycle:
+    """The state that crosses rooms: phase, requests and streams in flight, shutdown deadline.
+
+    The verbs that move it (start, drain) are in the `lifecycle` room; other rooms read it.
+
+    Args:
+        grace: Seconds from the signal to the end of everything (the shutdown deadline).
+        prestop: Seconds of lame duck: the listener stays open and requests are served.
+        clock: Where the time is read.
+        events: Where events go.
+
+    Attributes:
+        shutdown_at: Absolute time at which all must be over; None until the drain begins.
+        losses: What was cut, filled during the drain.
+    """
+
+    def __init__(
+        self,
+        *,
+        grace: float = 30.0,
+        prestop: float = 5.0,
+        clock: Clock = MONOTONIC,
+        events: Events | None = None,
+    ) -> None:
+        self.grace = grace
+        self.prestop = prestop
+        self.clock = clock
+        self.events = events or Events()
+        self.shutdown_at: float | None = None
+        self.losses: list[Loss] = []
+        self.requests: set[InFlight] = set()
+        self.streams: set[StreamPlace] = set()
+        self._phase = Phase.STARTING
+        self._changed = asyncio.Event()
+
+    @property
+    def phase(self) -> Phase:
+        """The phase the service is in."""
+        return self._phase
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the drain has begun (it never ends but with the process)."""
+        return _ORDER.index(self._phase) >= _ORDER.index(Phase.DRAINING)
+
+    def enter(self, phase: Phase) -> None:
+        """Go on to `phase`, wake whoever waits for it, and emit `PhaseEntered`.
+
+        Going back, or to the phase it is in, does nothing: entering twice is harmless.
+        """
+        if _ORDER.index(phase) <= _ORDER.index(self._phase):
+            return
+        self._phase = phase
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+        self.events.emit(PhaseEntered(phase.value))
+
+    async def reached(self, phase: Phase) -> None:
+        """Wait until the service is in `phase` or a later one; cancelling leaves nothing behind.
+
+        Has no limit of its own: it ends at the latest when the process drains.
+        """
+        while _ORDER.index(self._phase) < _ORDER.index(phase):
+            await self._changed.wait()
+
+    @contextmanager
+    def request(self, name: str) -> Iterator[InFlight]:
+        """Count a request in, and out again when the block ends however it ends."""
+        entry = InFlight(name, self.clock.now(), asyncio.current_task())
+        self.requests.add(entry)
+        try:
+            yield entry
+        finally:
+            self.requests.discard(entry)
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[StreamPlace]:
+        """Take a place among the open streams until the block ends.
+
+        The stream watches `place.leave`; when it is set, it sends its last event and ends.
+        """
+        place = StreamPlace(name, self.clock.now())
+        self.streams.add(place)
+        try:
+            yield place
+        finally:
+            self.streams.discard(place)

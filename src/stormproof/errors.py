@@ -1,0 +1,171 @@
+"""The family of errors: one class per cause, each with a code, a status and a docs page."""
+
+import json
+import math
+from typing import ClassVar
+
+PROBLEM_JSON = "application/problem+json"
+
+
+class StormproofError(Exception):
+    """The base of every error this library raises on purpose.
+
+    Attributes:
+        code: The stable code, for example "SP201"; `docs/errors/<code>.md` explains it.
+        status: The HTTP status a caller gets when it reaches the edge of the app.
+        title: The cause in a few words, the same for each occurrence (RFC 9457).
+        retry_after: Seconds after which trying again may help, or None.
+    """
+
+    code: ClassVar[str] = "SP000"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} [{self.code}]"
+
+    @property
+    def message(self) -> str:
+        """What, where, numbers and the way out, without the code."""
+        return str(self.args[0])
+
+
+class InvalidSetting(StormproofError, ValueError):
+    """An argument, environment variable or `[tool.stormproof]` value cannot be used."""
+
+    code, title = "SP101", "Invalid setting"
+
+
+class MissingExtra(StormproofError, ImportError):
+    """A part was used whose optional dependency is not installed."""
+
+    code, title = "SP102", "Optional dependency missing"
+
+
+class AppNotFound(StormproofError, ImportError):
+    """`module:app` could not be imported, or names no ASGI application."""
+
+    code, title = "SP103", "Application not found"
+
+
+class PortInUse(StormproofError, OSError):
+    """The address to listen on is taken or not ours to take."""
+
+    code, title = "SP104", "Address in use"
+
+
+class AlreadyInstalled(StormproofError, RuntimeError):
+    """`install()` was called twice on one app, or after it had started."""
+
+    code, title = "SP105", "Already installed"
+
+
+class NotStarted(StormproofError, RuntimeError):
+    """A part was used before it was opened or after it was closed."""
+
+    code, title = "SP106", "Part is not open"
+
+
+class StartFailed(StormproofError, RuntimeError):
+    """A part could not open, so the service did not start; what had opened was closed again."""
+
+    code, title = "SP107", "Start failed"
+
+
+class InvalidHeader(StormproofError, ValueError):
+    """A request header that stormproof reads is malformed."""
+
+    code, status, title = "SP108", 400, "Invalid request header"
+
+
+class LimitExceeded(StormproofError):
+    """A limiter shed the call: its queue was full, or the wait for a slot was over."""
+
+    code, status, title = "SP201", 503, "Too busy"
+
+
+class Draining(StormproofError):
+    """The service is shutting down and past its lame duck."""
+
+    code, status, title = "SP202", 503, "Shutting down"
+
+
+class DeadlineExceeded(StormproofError, TimeoutError):
+    """The request's deadline passed before the answer was ready."""
+
+    code, status, title = "SP301", 504, "Deadline exceeded"
+
+
+class PoolTimeout(StormproofError, TimeoutError):
+    """No database connection came free in time."""
+
+    code, status, title = "SP401", 503, "No database connection free"
+
+
+class CommitFailed(StormproofError):
+    """The database refused the COMMIT: nothing of this unit of work was stored."""
+
+    code, title = "SP402", "Commit failed"
+
+
+class SessionShared(StormproofError, RuntimeError):
+    """One session was used by two tasks at once."""
+
+    code, title = "SP403", "Session used concurrently"
+
+
+class SessionClosed(StormproofError, RuntimeError):
+    """A session was used after its unit of work had ended, for example in a streaming body."""
+
+    code, title = "SP404", "Session used after its end"
+
+
+class DatabaseUnavailable(StormproofError, ConnectionError):
+    """The database could not be reached, or went away in the middle."""
+
+    code, status, title = "SP405", 503, "Database unavailable"
+
+
+class UpstreamFailed(StormproofError, ConnectionError):
+    """An upstream refused, broke off or answered wrongly."""
+
+    code, status, title = "SP501", 502, "Upstream failed"
+
+
+class UpstreamTimeout(StormproofError, TimeoutError):
+    """An upstream did not answer within what remained of the deadline."""
+
+    code, status, title = "SP502", 504, "Upstream timed out"
+
+
+class TasksClosed(StormproofError, RuntimeError):
+    """A task was spawned before the service had started or after its tasks were drained."""
+
+    code, status, title = "SP601", 503, "Tasks are closed"
+
+
+def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
+    """Return the response headers for `error`: content type and, where known, Retry-After.
+
+    Retry-After is rounded up to whole seconds, at least 1 (RFC 9110, 10.2.3).
+    """
+    headers = [(b"content-type", PROBLEM_JSON.encode()), (b"cache-control", b"no-store")]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
+    return headers
+
+
+def problem_body(error: StormproofError) -> bytes:
+    """Return the `application/problem+json` body for `error` (RFC 9457)."""
+    problem = {
+        "type": f"urn:stormproof:error:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.message,
+        "code": error.code,
+    }
+    return json.dumps(problem).encode()
