@@ -1,1 +1,5 @@
-"""The demo: the blog post's service as it was written, and the neighbours it talks to."""
+"""The demo: the blog post's service made real, its seed twin, and the neighbours they talk to."""
+
+from ._run import run_demo as run_demo
+
+__all__ = ("run_demo",)

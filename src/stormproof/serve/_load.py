@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from stormproof.errors import AppNotFound
+from stormproof.errors import AppNotFound, StormproofError
 
 _USUAL_NAMES = ("app", "api")
 
@@ -61,6 +61,8 @@ def _import(name: str) -> Any:
         if exc.name and (name == exc.name or name.startswith(f"{exc.name}.")):
             raise AppNotFound(f"there is no module {name!r} here ({os.getcwd()})") from exc
         raise AppNotFound(f"module {name!r} needs {exc.name!r}, which is not installed") from exc
+    except StormproofError:
+        raise  # it says by itself what is wrong, for example with DATABASE_URL
     except SystemExit as exc:
         raise AppNotFound(f"module {name!r} left with exit code {exc.code} on import") from exc
     except Exception as exc:
