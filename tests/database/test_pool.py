@@ -97,7 +97,7 @@ async def test_a_connection_that_comes_back_after_the_close_is_closed(url: str) 
 
 
 async def test_a_gate_serves_in_the_order_of_arrival() -> None:
-    gate = Gate(1, max_wait=10, what="a test", on_timeout=lambda _: None)
+    gate = Gate(1, max_wait=10, what="a test", advice="wait", on_timeout=lambda _: None)
     order: list[int] = []
 
     async def enter(number: int) -> None:
@@ -115,7 +115,7 @@ async def test_a_gate_serves_in_the_order_of_arrival() -> None:
 
 
 async def test_a_gate_without_wait_refuses_at_once() -> None:
-    gate = Gate(1, max_wait=0, what="a test", on_timeout=lambda _: None)
+    gate = Gate(1, max_wait=0, what="a test", advice="wait", on_timeout=lambda _: None)
     await gate.acquire()
     with pytest.raises(PoolTimeout):
         await gate.acquire()
@@ -125,7 +125,7 @@ async def test_a_gate_without_wait_refuses_at_once() -> None:
 @pytest.mark.parametrize("seed", range(20))
 async def test_a_gate_loses_no_place_under_random_cancellations(seed: int) -> None:
     chance = random.Random(seed)
-    gate = Gate(3, max_wait=0.002, what="a test", on_timeout=lambda _: None)
+    gate = Gate(3, max_wait=0.002, what="a test", advice="wait", on_timeout=lambda _: None)
 
     async def enter() -> None:
         await gate.acquire()
