@@ -150,7 +150,7 @@ def test_an_overdue_request_stays_in_flight_until_its_handler_ends() -> None:
         client = Client()
 
         async def serve() -> None:
-            with lifecycle.request("GET /slow"):
+            with lifecycle.request(client.scope):
                 await client.call(app, default=1.0)
 
         task = asyncio.create_task(serve())

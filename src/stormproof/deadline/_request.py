@@ -238,7 +238,7 @@ class TimedRequest:
 
     async def _drop_answer(self) -> None:
         self._end()
-        if self._answer is not None:
+        if self._answer is not None and not self._answer.done():
             self._answer.cancel()
             await asyncio.wait([self._answer])
 
