@@ -150,6 +150,9 @@ class GatedPool(AsyncAdaptedQueuePool):
     made room.
     """
 
+    # SQLAlchemy logs a pool under its class's module: who set levels for its pools means this one.
+    __module__ = "sqlalchemy.pool.impl"
+
     gate: Gate
     out: dict[ConnectionPoolEntry, Checkout]
     _is_retired = False
