@@ -300,19 +300,32 @@ def test_a_cancelled_drain_cancels_the_tasks_and_close_awaits_them(
     drained(scenario)
 
 
-def test_a_cancelled_drain_does_not_leave_the_cancelling_to_close() -> None:
-    async def scenario(tasks: Tasks, clock: LoopClock) -> None:
+def test_a_cancelled_drain_cancels_at_once_and_still_names_what_it_cut() -> None:
+    """A second signal cancels the drain, which can then return nothing."""
+
+    async def clean_up_slowly() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.5)
+
+    async def scenario(until: float, cancelled_after: float) -> None:
+        tasks, lifecycle = Tasks(), Lifecycle(clock=LoopClock())
+        await tasks.open(lifecycle)
         tasks.spawn(asyncio.sleep, 3600)
+        tasks.spawn(clean_up_slowly)
         tasks.serve(asyncio.sleep, 3600)
-        drain = asyncio.create_task(tasks.drain(clock.now() + 60))
-        await ticks()
+        drain = asyncio.create_task(tasks.drain(LoopClock().now() + until))
+        await asyncio.sleep(cancelled_after)
         drain.cancel()
         await asyncio.gather(drain, return_exceptions=True)
-        await ticks()
-        now = tasks.statistics()
-        assert (now.running, now.services) == (0, 0)
+        await asyncio.sleep(0.6)
+        assert tasks._running == {}
+        assert [loss.name for loss in lifecycle.losses] == ["sleep", "clean_up_slowly"]
+        await tasks.close()
 
-    drained(scenario)
+    run_virtually(scenario(60, 1))
+    run_virtually(scenario(60, 59.2))  # in the middle of the clean-up after the cut
 
 
 @pytest.mark.parametrize("tick", range(10))
