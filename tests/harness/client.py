@@ -6,10 +6,10 @@ import struct
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
-from .wire import AnswerReader, Ended
+from .wire import AnswerReader, Ended, Head
 
 _HOST = "127.0.0.1"
 
@@ -46,8 +46,8 @@ async def request(
 ) -> Answer:
     """Send one request to 127.0.0.1 and return its answer; a failure is an answer, too.
 
-    Without `connection` a new one is opened and closed again; with it, `port` only fills the
-    Host header. `timeout` spans connecting, sending and reading, in seconds.
+    Without `connection` a new one is opened and closed again; with it, `port` is not used.
+    `timeout` spans connecting, sending and reading, in seconds.
     """
     if connection is not None:
         return await connection.request(method, path, headers=headers, body=body, timeout=timeout)
@@ -55,18 +55,17 @@ async def request(
     try:
         connection = await Connection.open(port, timeout=timeout)
     except ConnectionRefusedError:
-        return Answer(0, {}, b"", "refused", time.monotonic() - started_at)
+        return _unanswered("refused", started_at)
     except ConnectionError:
-        return Answer(0, {}, b"", "reset", time.monotonic() - started_at)
+        return _unanswered("reset", started_at)
     except TimeoutError:
-        return Answer(0, {}, b"", "timed_out", time.monotonic() - started_at)
+        return _unanswered("timed_out", started_at)
     async with connection:
         connected_after = time.monotonic() - started_at
         answer = await connection.request(
             method, path, headers=headers, body=body, timeout=max(0.0, timeout - connected_after)
         )
-    elapsed = answer.elapsed + connected_after
-    return Answer(answer.status, answer.headers, answer.body, answer.ended, elapsed)
+    return replace(answer, elapsed=answer.elapsed + connected_after)
 
 
 def encode_request(
@@ -92,8 +91,9 @@ class Connection:
     a stalled reader, and only the kernel's buffers fill up.
     """
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, port: int) -> None:
         self._socket = connected
+        self._host = f"{_HOST}:{port}"
         self._unread = b""
         self._readable: asyncio.Future[None] | None = None
 
@@ -120,7 +120,7 @@ class Connection:
         except BaseException:
             connecting.close()
             raise
-        return cls(connecting)
+        return cls(connecting, port)
 
     async def request(
         self,
@@ -133,21 +133,19 @@ class Connection:
     ) -> Answer:
         """Send one request and read its answer; the connection stays open for the next one."""
         started_at = time.monotonic()
-        port = self._socket.getpeername()[1] if not self._is_closed() else 0
-        raw = encode_request(method, path, headers=headers, body=body, host=f"{_HOST}:{port}")
+        raw = encode_request(method, path, headers=headers, body=body, host=self._host)
         is_sent = True
         try:
             await self.send(raw, timeout=timeout)
         except ConnectionError:
             is_sent = False  # the answer may be there all the same: 413 and close
         except TimeoutError:
-            return Answer(0, {}, b"", "timed_out", time.monotonic() - started_at)
+            return _unanswered("timed_out", started_at)
         left = max(0.0, timeout - (time.monotonic() - started_at))
         answer = await self.read_answer(method, timeout=left)
         # A send that failed has used up the socket's error, so the read only sees the end.
         ended = "reset" if answer.ended == "truncated" and not is_sent else answer.ended
-        elapsed = time.monotonic() - started_at
-        return Answer(answer.status, answer.headers, answer.body, ended, elapsed)
+        return replace(answer, ended=ended, elapsed=time.monotonic() - started_at)
 
     async def send(self, raw: bytes, *, timeout: float = 5.0) -> None:
         """Send raw bytes: a whole request, half of one, or nonsense.
@@ -172,12 +170,9 @@ class Connection:
                     body += chunk
         except TimeoutError:
             ended = "timed_out"
+        head = reader.head or Head(0, {})
         elapsed = time.monotonic() - started_at
-        if reader.head is None:
-            return Answer(0, {}, bytes(body), ended or "truncated", elapsed)
-        return Answer(
-            reader.head.status, reader.head.headers, bytes(body), ended or "truncated", elapsed
-        )
+        return Answer(head.status, head.headers, bytes(body), ended, elapsed)
 
     async def advance(self, reader: AnswerReader) -> tuple[bytes, Ended | None]:
         """Feed `reader` with the next bytes; returns decoded body bytes, and the end if it came.
@@ -262,6 +257,10 @@ class Connection:
             self._readable = None
             if not self._is_closed():
                 loop.remove_reader(self._socket.fileno())
+
+
+def _unanswered(ended: Ended, started_at: float) -> Answer:
+    return Answer(0, {}, b"", ended, time.monotonic() - started_at)
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from signal import SIGQUIT
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -97,10 +97,8 @@ async def _execute(server_url: str, statement: str) -> None:
 
 def _installed() -> list[Path]:
     package = importlib.util.find_spec(_PACKAGE)
-    places = (
-        [Path(place) for place in (package.submodule_search_locations or ())] if package else []
-    )
-    bundled = [found for place in places for found in place.glob("pginstall*/bin")]
+    places = (package.submodule_search_locations if package else None) or ()
+    bundled = [found for place in places for found in Path(place).glob("pginstall*/bin")]
     debian = list(Path("/usr/lib/postgresql").glob("*/bin"))
     return sorted(bundled, reverse=True) + sorted(debian, reverse=True)
 
@@ -117,15 +115,15 @@ def _give_up(reasons: Sequence[str]) -> NoReturn:
 
 
 def _started(programs: Path, home: Path) -> tuple[subprocess.Popen[bytes], int]:
-    user = _unprivileged_user()
-    if user is not None:
-        os.chown(home, pwd.getpwnam(user).pw_uid, -1)
-        programs = _reachable(programs, home, user)
+    identity = _unprivileged_identity()
+    if identity:
+        os.chown(home, identity["user"], identity["group"])
+        programs = _reachable(programs, home, identity)
     data, log = home / "data", home / "log"
     create = ["--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", "--username=postgres"]
     created = subprocess.run(
         [programs / "initdb", "--pgdata", data, *create],
-        user=user,
+        **identity,
         cwd=home,
         capture_output=True,
         text=True,
@@ -138,7 +136,7 @@ def _started(programs: Path, home: Path) -> tuple[subprocess.Popen[bytes], int]:
     with log.open("wb") as output:
         server = subprocess.Popen(
             dies_with_us([str(programs / "postgres"), "-D", str(data), *settings]),
-            user=user,
+            **identity,
             cwd=home,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -170,21 +168,22 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         kill_group(server)
 
 
-def _unprivileged_user() -> str | None:
-    """Return the user to run as when this is root, whom PostgreSQL refuses."""
+def _unprivileged_identity() -> dict[str, Any]:
+    """Return whom to run as (arguments of Popen) when this is root, whom PostgreSQL refuses."""
     if os.geteuid() != 0:
-        return None
-    known = {entry.pw_name for entry in pwd.getpwall()}
+        return {}
+    known = {account.pw_name: account for account in pwd.getpwall()}
     for user in _USERS:
         if user in known:
-            return user
+            account = known[user]
+            return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     raise PostgresUnusable(f"PostgreSQL refuses root and there is none of the users {_USERS}")
 
 
-def _reachable(programs: Path, home: Path, user: str) -> Path:
-    """Return `programs`, or a copy of their package in `home` if `user` cannot get there."""
-    probe = ["test", "-x", programs / "initdb"]
-    if subprocess.run(probe, user=user, cwd=home, timeout=10).returncode == 0:
+def _reachable(programs: Path, home: Path, identity: dict[str, Any]) -> Path:
+    """Return `programs`, or a copy of their package in `home` if that user cannot get there."""
+    probe = ["test", "-x", str(programs / "initdb")]
+    if subprocess.run(probe, **identity, cwd=home, timeout=10).returncode == 0:
         return programs
     package = programs.parents[1]
     for part in (package, package.with_name(f"{package.name}.libs")):

@@ -40,11 +40,6 @@ class AnswerReader:
         """The bytes after the end of the answer."""
         return bytes(self._unread)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether any byte of the answer arrived."""
-        return self.head is not None or bool(self._unread)
-
     def feed(self, received: bytes) -> bytes:
         """Take bytes from the socket and return the body bytes they decode to."""
         self._unread += received

@@ -14,13 +14,14 @@ from tests.harness import (
     scripted_server,
     until,
 )
+from tests.harness.peer import Script
 from tests.harness.wire import AnswerReader
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 FIXED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 
 
-def answering(raw: bytes):
+def answering(raw: bytes) -> Script:
     """Return a script that reads a request head, says `raw`, and closes."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,7 +6,7 @@ import sys
 from tests.harness import ServerProcess
 
 LEAKY = """
-import asyncio, socket, threading, time
+import asyncio, pytest, socket, threading, time
 
 kept = []
 
@@ -34,6 +34,16 @@ async def test_honest_task():
     task = asyncio.create_task(asyncio.sleep(0))
     await task
 
+@pytest.fixture
+async def companion():
+    task = asyncio.create_task(forever())
+    yield task
+    task.cancel()
+    await asyncio.wait([task])
+
+async def test_honest_fixture(companion):
+    assert not companion.done()
+
 async def test_honest_executor():
     await asyncio.to_thread(time.monotonic)
 
@@ -55,4 +65,4 @@ async def test_a_leak_fails_the_test_and_is_named() -> None:
     assert errors == {"leaks_task", "leaks_thread", "leaks_socket", "leaks_file"}, run.stdout
     for name in ("task .*lonely", "thread 'stuck'", "socket:", "leaked.txt"):
         assert re.search(name, run.stdout), run.stdout
-    assert "1 failed, 8 passed, 4 errors" in run.stdout
+    assert "1 failed, 9 passed, 4 errors" in run.stdout

@@ -35,18 +35,18 @@ async def test_each_database_is_empty_and_dropped_under_open_connections(postgre
 
 def test_without_postgres_a_test_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="STORMPROOF_TEST_POSTGRES_URL"):
-        with running_postgres([]):
-            pass
+    skipped = pytest.raises(pytest.skip.Exception, match="STORMPROOF_TEST_POSTGRES_URL")
+    with skipped, running_postgres([]):
+        pass
 
 
 def test_without_postgres_a_test_fails_on_ci(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CI", "true")
-    with pytest.raises(pytest.fail.Exception, match=str(tmp_path)):
-        with running_postgres([tmp_path]):
-            pass
+    failed = pytest.raises(pytest.fail.Exception, match=str(tmp_path))
+    with failed, running_postgres([tmp_path]):
+        pass
 
 
 def test_a_server_that_runs_already_is_used_as_given(monkeypatch: pytest.MonkeyPatch) -> None:

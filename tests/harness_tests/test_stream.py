@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.harness import Event, Stream, StreamEnded, scripted_server
+from tests.harness.peer import Script
 from tests.harness.stream import EventParser
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -14,7 +15,7 @@ def chunk(text: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(text), text)
 
 
-def streaming(*parts: bytes):
+def streaming(*parts: bytes) -> Script:
     """Return a script that reads a request head, says the parts, and closes."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -97,9 +98,11 @@ async def test_a_stalled_reader_blocks_the_server() -> None:
                     blocked.set()
                     return writer.transport.abort()
 
-        async with scripted_server(flood) as port:
-            async with Stream(port, "/", receive_buffer_bytes=4096):
-                await blocked.wait()
+        async with (
+            scripted_server(flood) as port,
+            Stream(port, "/", receive_buffer_bytes=4096),
+        ):
+            await blocked.wait()
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
