@@ -40,7 +40,7 @@ types: $(READY) ## Check the types, strictly
 	@$(BIN)/mypy
 
 contracts: $(READY) ## Check who imports whom
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 check: lint types contracts ## Check lint, types and contracts
 

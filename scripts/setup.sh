@@ -34,7 +34,7 @@ else
             fail "'$wanted' cannot make virtual environments; run: apt-get install python3-venv (Debian keeps that module apart), or install uv, or $other"
         echo "setup: making .venv with Python $version and installing uv into it"
         "$python" -m venv --clear .venv
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check --target .venv/uv uv
+        .venv/bin/python -m pip install -qq --disable-pip-version-check --target .venv/uv uv
     fi
 fi
 
