@@ -1,1 +1,64 @@
 """FastAPI services that lose nothing under load, faults and deploys."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._core.deadline import remaining as remaining
+    from ._core.lifecycle import Lifecycle as Lifecycle
+    from ._core.lifecycle import Loss as Loss
+    from ._core.lifecycle import Part as Part
+    from ._core.lifecycle import Phase as Phase
+    from .database import Database as Database
+    from .fastapi import install as install
+    from .fastapi import route_deadline as route_deadline
+    from .fastapi import session as session
+    from .limit import Limiter as Limiter
+    from .stream import RowsResponse as RowsResponse
+    from .stream import ServerEvent as ServerEvent
+    from .stream import SSEResponse as SSEResponse
+    from .tasks import Tasks as Tasks
+    from .upstream import Upstream as Upstream
+
+# Names are loaded when they are first used: a room whose extra is not installed costs nothing,
+# and using it says which extra to install.
+_HOMES = {
+    "Database": ("database", "database"),
+    "Lifecycle": ("_core.lifecycle", None),
+    "Limiter": ("limit", None),
+    "Loss": ("_core.lifecycle", None),
+    "Part": ("_core.lifecycle", None),
+    "Phase": ("_core.lifecycle", None),
+    "RowsResponse": ("stream", None),
+    "SSEResponse": ("stream", None),
+    "ServerEvent": ("stream", None),
+    "Tasks": ("tasks", None),
+    "Upstream": ("upstream", "upstream"),
+    "install": ("fastapi", None),
+    "remaining": ("_core.deadline", None),
+    "route_deadline": ("fastapi", None),
+    "session": ("fastapi", None),
+}
+
+__all__ = tuple(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'stormproof' has no attribute {name!r}")
+    module, extra = _HOMES[name]
+    try:
+        return getattr(import_module(f".{module}", __name__), name)
+    except ModuleNotFoundError as exc:
+        if extra is None:
+            raise
+        from .errors import MissingExtra
+
+        raise MissingExtra(
+            f"stormproof.{name} needs {exc.name!r}; install it with "
+            f"pip install 'stormproof[{extra}]'"
+        ) from exc
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from .asgi import Scope, request_name
 from .clock import MONOTONIC, Clock
 from .events import Events, PhaseEntered
 
@@ -25,7 +26,11 @@ _ORDER = tuple(Phase)
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Acknowledged work that was cut: `kind` ("request", "stream", "task", "part"), age in s."""
+    """Acknowledged work that was cut.
+
+    `kind` is "request", "background" (work after its answer), "stream", "task" or "part";
+    `age` in seconds.
+    """
 
     kind: str
     name: str
@@ -63,11 +68,28 @@ class Part(Protocol):
 
 @dataclass(eq=False, slots=True)
 class InFlight:
-    """One request that was counted in and not yet out."""
+    """One request that was counted in and not yet out.
 
-    name: str
+    Attributes:
+        scope: Its ASGI scope.
+        started_at: When it was counted in.
+        task: The task it runs in.
+        status: The status of its response, once headers were sent.
+        is_answered: Whether the last byte of its response was handed to the server.
+        is_cut: Whether the drain has cancelled it.
+    """
+
+    scope: Scope
     started_at: float
     task: "asyncio.Task[object] | None" = None
+    status: int | None = None
+    is_answered: bool = False
+    is_cut: bool = False
+
+    @property
+    def name(self) -> str:
+        """Method and route template, for example "GET /items/{id}"."""
+        return request_name(self.scope)
 
 
 @dataclass(eq=False, slots=True)
@@ -107,6 +129,10 @@ class Lifecycle:
         self.prestop = prestop
         self.clock = clock
         self.events = events or Events()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new life in phase "starting": the same app may be served again, as tests do."""
         self.shutdown_at: float | None = None
         self.losses: list[Loss] = []
         self.requests: set[InFlight] = set()
@@ -145,9 +171,9 @@ class Lifecycle:
             await self._changed.wait()
 
     @contextmanager
-    def request(self, name: str) -> Iterator[InFlight]:
+    def request(self, scope: Scope) -> Iterator[InFlight]:
         """Count a request in, and out again when the block ends however it ends."""
-        entry = InFlight(name, self.clock.now(), asyncio.current_task())
+        entry = InFlight(scope, self.clock.now(), asyncio.current_task())
         self.requests.add(entry)
         try:
             yield entry

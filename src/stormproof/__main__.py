@@ -1,0 +1,6 @@
+"""`python -m stormproof`: the same as the command `stormproof`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

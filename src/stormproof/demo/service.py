@@ -1,0 +1,184 @@
+"""The reference service: the blog post's seven patterns, at its paths, made to hold.
+
+Environment: `DATABASE_URL` (default a SQLite file), `SMTP_URL`, `UPSTREAMS` (URLs, comma
+separated); what is not named is started on loopback.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, HTTPException, Query
+from fastapi.responses import Response
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+import stormproof
+from stormproof.demo.items import Base, Item, ItemId, ItemIn, ItemOut
+from stormproof.demo.mail import send_mail
+from stormproof.demo.neighbours import Neighbours
+
+COLUMNS = ("id", "name", "quantity")
+PAGE_ROWS = 500
+EVENT_INTERVAL = 0.1
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Make the tables; the parts are open already, and close only after this has ended."""
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield
+
+
+database = stormproof.Database(
+    os.environ.get("DATABASE_URL", "sqlite+aiosqlite:///stormproof-demo.db")
+)
+neighbours = Neighbours.from_environment()
+upstream = stormproof.Upstream()
+tasks = stormproof.Tasks()
+query_limit = stormproof.Limiter(10, name="query")
+
+app = FastAPI(title="stormproof demo", lifespan=lifespan)
+stormproof.install(app, neighbours, database, upstream, tasks)
+
+Session = Annotated[AsyncSession, stormproof.session(database)]
+Email = Annotated[str, Query(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
+
+
+@app.get("/")
+async def index() -> dict[str, Any]:
+    """Say what there is to try."""
+    return {
+        "service": "stormproof demo",
+        "try": sorted(app.openapi()["paths"]),
+        "health": ["/livez", "/readyz", "/startupz"],
+        "upstreams": list(neighbours.upstream_urls),
+    }
+
+
+@app.get("/sync")
+def sync_endpoint() -> dict[str, str]:
+    """Answer from a worker thread."""
+    return {"type": "sync"}
+
+
+@app.get("/async")
+async def async_endpoint() -> dict[str, str]:
+    """Answer from the event loop."""
+    return {"type": "async"}
+
+
+@app.get("/items")
+async def list_items(session: Session) -> list[ItemOut]:
+    """Return all items."""
+    items = await session.scalars(select(Item).order_by(Item.id))
+    return [ItemOut.model_validate(item) for item in items]
+
+
+@app.post("/items", status_code=201)
+async def create_item(new: ItemIn, session: Session) -> ItemOut:
+    """Store an item: the 201 leaves after the COMMIT."""
+    item = Item(name=new.name, quantity=new.quantity)
+    session.add(item)
+    await session.flush()
+    return ItemOut.model_validate(item)
+
+
+@app.get("/items/{id}")
+async def get_item(id: ItemId, session: Session) -> ItemOut:
+    """Return one item."""
+    item = await session.get(Item, id)
+    if item is None:
+        raise HTTPException(404, f"there is no item {id}")
+    return ItemOut.model_validate(item)
+
+
+@app.post("/send-email")
+async def send_email(email: Email) -> dict[str, str]:
+    """Accept a mail: from here on a supervised task has it, and a drain waits for that."""
+    tasks.spawn(
+        send_mail, neighbours.smtp_url, to=email, subject="Hello", body="Hello from stormproof."
+    )
+    return {"status": "queued"}
+
+
+@app.get("/outbox")
+async def outbox() -> list[dict[str, Any]]:
+    """Return the mails that arrived at the demo's own mail sink."""
+    mails = neighbours.outbox
+    if mails is None:
+        raise HTTPException(404, "mails go to SMTP_URL; only the demo's own sink can be read here")
+    return [asdict(mail) for mail in mails]
+
+
+@app.get("/stream")
+async def stream(n: Annotated[int | None, Query(ge=0)] = None) -> Response:
+    """Count for ever at 10 events a second, or to `n`; at a drain the stream says so and ends."""
+    return stormproof.SSEResponse(_count(n))
+
+
+@app.get("/export")
+async def export(accept: Annotated[str, Header()] = "*/*") -> Response:
+    """Stream all items as NDJSON, or as CSV where `Accept` asks for text/csv."""
+    if "text/csv" in accept:
+        return stormproof.RowsResponse(_pages(), format="csv", columns=COLUMNS)
+    return stormproof.RowsResponse(_pages(), format="ndjson", columns=COLUMNS)
+
+
+@app.get("/aggregate")
+async def aggregate() -> dict[str, Any]:
+    """Ask the upstreams at once; one that fails or is late is named, the others are kept."""
+    urls = {f"api{n}": url for n, url in enumerate(neighbours.upstream_urls, start=1)}
+    gathered = await upstream.gather(urls)
+    answers = {name: answer.json() for name, answer in gathered.values.items()}
+    if gathered.is_complete:
+        return answers
+    return {**answers, "missing": {name: str(error) for name, error in gathered.errors.items()}}
+
+
+@app.get("/query")
+async def query(
+    q: str, session: Session, ms: Annotated[int, Query(ge=0, le=60_000)] = 50
+) -> dict[str, Any]:
+    """Count the items whose name contains `q`, for about `ms` milliseconds, ten at once."""
+    async with query_limit.slot():
+        if database.engine.dialect.name == "postgresql":
+            await session.execute(select(func.pg_sleep(ms / 1000)))
+        else:
+            await asyncio.sleep(ms / 1000)
+        matches = select(func.count()).select_from(Item).where(Item.name.contains(q))
+        return {"q": q, "matches": await session.scalar(matches)}
+
+
+@app.get("/with-timeout", dependencies=[stormproof.route_deadline(5.0)])
+async def with_timeout(
+    seconds: Annotated[float, Query(ge=0, le=3600)],
+) -> dict[str, float]:
+    """Take `seconds`; past 5 s the caller has a 504 by then."""
+    await asyncio.sleep(seconds)
+    return {"waited": seconds}
+
+
+async def _count(n: int | None) -> AsyncIterator[str]:
+    number = 0
+    while n is None or number < n:
+        yield str(number)
+        number += 1
+        await asyncio.sleep(EVENT_INTERVAL)
+
+
+async def _pages() -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+    """Yield the items page by page; between two pages no connection is held."""
+    last_id = 0
+    while True:
+        rows = select(Item.id, Item.name, Item.quantity).where(Item.id > last_id)
+        async with database.read_session() as session:
+            page = (await session.execute(rows.order_by(Item.id).limit(PAGE_ROWS))).mappings().all()
+        if not page:
+            return
+        yield [dict(row) for row in page]
+        last_id = page[-1]["id"]

@@ -1,0 +1,210 @@
+"""Where the rooms meet a FastAPI app: `install()` and the dependencies."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.responses import Response
+from fastapi.routing import iter_route_contexts
+
+from ._core.asgi import ASGIApp
+from ._core.lifecycle import Lifecycle, Part, Phase
+from .deadline import DeadlineMiddleware, limit_request
+from .errors import (
+    PROBLEM_JSON,
+    AlreadyInstalled,
+    InvalidSetting,
+    StormproofError,
+    problem_body,
+    problem_headers,
+)
+from .lifecycle import Drain, LifecycleMiddleware, drain_on_signals, opened
+from .settings import load_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from .database import Database
+
+_STATE = "stormproof_lifecycle"
+
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string", "examples": ["SP301"]},
+    },
+}
+_PROBLEM_RESPONSES = {
+    "503": "Busy or shutting down; try again after `Retry-After` seconds",
+    "504": "The deadline of the request passed",
+}
+
+
+def install(
+    app: FastAPI,
+    *parts: Part,
+    grace: float | None = None,
+    prestop: float | None = None,
+    deadline: float | None = None,
+) -> Lifecycle:
+    """Give `app` a lifecycle: deadlines, health routes, a drain at SIGTERM, problem+json errors.
+
+    To be called once, at any place before the app starts to serve. Works under
+    `stormproof serve` and plain `uvicorn` alike; waits for nothing itself.
+
+    Args:
+        app: The application; its own lifespan runs inside this one.
+        *parts: What opens before the app's own lifespan starts, in this order, and closes
+            after it ended, in reverse: `Database`, `Tasks`, `Upstream`, or your own `Part`.
+        grace: Seconds from SIGTERM to the end of everything; default 30.
+        prestop: Seconds of lame duck at its beginning; default 5.
+        deadline: Seconds a request may take to its first byte; default 30.
+
+    What is None comes from `STORMPROOF_GRACE`, `STORMPROOF_PRESTOP`, `STORMPROOF_DEADLINE`,
+    then from `[tool.stormproof]` in `pyproject.toml`, then from the defaults.
+
+    Returns:
+        The lifecycle: its phase, what is in flight, and its events to subscribe to.
+
+    Raises:
+        AlreadyInstalled: This app has a lifecycle already, or has started.
+        InvalidSetting: A setting is no number of seconds in its range, or a part is no part.
+    """
+    _check(app, parts)
+    settings = load_settings(grace=grace, prestop=prestop, deadline=deadline)
+    lifecycle = Lifecycle(grace=settings.grace, prestop=settings.prestop)
+    drain = Drain(lifecycle, parts)
+    setattr(app.state, _STATE, lifecycle)
+    _wrap_lifespan(app, drain)
+    _wrap_middleware(app, drain, settings.deadline)
+    _wrap_openapi(app)
+    app.add_exception_handler(StormproofError, _as_problem)
+    return lifecycle
+
+
+def installed_lifecycle(app: object) -> Lifecycle | None:
+    """Return the lifecycle that `install` gave this app, or None."""
+    return getattr(getattr(app, "state", None), _STATE, None)
+
+
+def session(database: "Database") -> Any:
+    """Return a dependency that gives the endpoint a unit of work on `database`.
+
+    To be used as `Session = Annotated[AsyncSession, stormproof.session(database)]`.
+    COMMIT happens after the endpoint returned and its result was serialized, and **before the
+    response is sent**, so a failed COMMIT is never answered with success. An exception
+    (HTTPException and cancellation too) rolls back. In a streaming endpoint the session has
+    ended before the first item: open `database.session()` inside the generator instead.
+
+    Raises (in the request):
+        PoolTimeout, CommitFailed, DatabaseUnavailable, DeadlineExceeded: as `Database.session`.
+    """
+
+    async def unit_of_work() -> "AsyncIterator[AsyncSession]":
+        async with database.session() as work:
+            yield work
+
+    return Depends(unit_of_work, scope="function")
+
+
+def route_deadline(seconds: float) -> Any:
+    """Return a dependency that lets its route take at most `seconds` from its arrival.
+
+    To be used as `@app.get("/report", dependencies=[stormproof.route_deadline(5.0)])`.
+    It can only shorten what the header or the default allows. Unlike the default it covers
+    the body too: a stream that is not over by then is ended without a final chunk.
+    """
+    if not 0 < seconds < float("inf"):
+        raise InvalidSetting(f"route_deadline must be a number of seconds above 0; got {seconds!r}")
+
+    async def shorten_deadline(request: Request) -> None:
+        limit_request(request.scope, seconds)
+
+    return Depends(shorten_deadline)
+
+
+def _check(app: FastAPI, parts: tuple[Part, ...]) -> None:
+    if not isinstance(app, FastAPI):
+        raise InvalidSetting(f"install() wants a FastAPI app; got {type(app).__name__}")
+    if installed_lifecycle(app) is not None:
+        raise AlreadyInstalled("install() was called twice on this app; call it once")
+    if app.middleware_stack is not None:
+        raise AlreadyInstalled("install() must be called before the app serves its first request")
+    for part in parts:
+        if not all(callable(getattr(part, verb, None)) for verb in ("open", "drain", "close")):
+            raise InvalidSetting(
+                f"install() got {type(part).__name__}, which has no open, drain and close"
+            )
+
+
+def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
+    own_lifespan = app.router.lifespan_context
+    lifecycle = drain.lifecycle
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Any]:
+        lifecycle.restart()
+        drain.restart()
+        try:
+            async with opened(drain.parts, lifecycle), own_lifespan(app) as state:
+                with drain_on_signals(drain):
+                    lifecycle.enter(Phase.READY)
+                    yield state
+                    await drain.finish()
+        except StormproofError as error:
+            drain.start_error = error
+            raise
+        finally:
+            if lifecycle.is_draining:
+                drain.report()
+
+    app.router.lifespan_context = lifespan
+
+
+def _wrap_middleware(app: FastAPI, drain: Drain, deadline: float) -> None:
+    """Put our middleware around the whole stack, also around what the user adds later."""
+    build_own: Callable[[], ASGIApp] = app.build_middleware_stack
+
+    def build() -> ASGIApp:
+        inner = DeadlineMiddleware(build_own(), default=deadline, events=drain.lifecycle.events)
+        return LifecycleMiddleware(inner, drain=drain, own_paths=_own_paths(app))
+
+    # An attribute of this one app: no class is patched.
+    app.build_middleware_stack = build  # type: ignore[method-assign]
+
+
+def _own_paths(app: FastAPI) -> set[str]:
+    return {context.path for context in iter_route_contexts(app.routes) if context.path}
+
+
+def _wrap_openapi(app: FastAPI) -> None:
+    own_openapi = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = own_openapi()
+        for path in schema.get("paths", {}).values():
+            for operation in path.values():
+                if isinstance(operation, dict) and "responses" in operation:
+                    _add_problems(operation["responses"])
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_problems(responses: dict[str, Any]) -> None:
+    for status, description in _PROBLEM_RESPONSES.items():
+        content = {PROBLEM_JSON: {"schema": _PROBLEM_SCHEMA}}
+        responses.setdefault(status, {"description": description, "content": content})
+
+
+def _as_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StormproofError)  # what it was registered for
+    response = Response(problem_body(error), status_code=error.status)
+    response.raw_headers.extend(problem_headers(error))
+    return response

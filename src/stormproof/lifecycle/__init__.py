@@ -1,0 +1,8 @@
+"""Lifecycle: open the parts, count the requests, and drain so that nothing accepted is lost."""
+
+from ._drain import Drain as Drain
+from ._middleware import LifecycleMiddleware as LifecycleMiddleware
+from ._parts import opened as opened
+from ._signals import drain_on_signals as drain_on_signals
+
+__all__ = ("Drain", "LifecycleMiddleware", "drain_on_signals", "opened")

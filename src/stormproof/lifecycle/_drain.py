@@ -1,0 +1,249 @@
+"""The drain: one absolute shutdown deadline, and every step spends from it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from stormproof._core.events import DrainFinished, WorkLost
+from stormproof._core.lifecycle import InFlight, Lifecycle, Loss, Part, Phase
+from stormproof.errors import StormproofError
+
+_log = logging.getLogger("stormproof")
+
+_POLL = 0.02
+"""Seconds between two looks at what is still in flight; only ever runs during a drain."""
+
+_CLOSE_SHARE = 0.1
+_PARTS_SHARE = 0.15
+"""Parts of the grace kept back for closing, and for draining the parts before that."""
+
+_STREAM_SPACING = 0.02
+_STREAM_WINDOW = 2.0
+"""Seconds between two streams' ends, and the most the whole row may take.
+
+Subscribers that leave one after another also come back one after another.
+"""
+
+_IDLE_BEFORE_CLOSE = 1.0
+"""Seconds a keep-alive connection stays open, idle, after the drain began.
+
+A client may be writing its next request just as the server closes; after a second in which
+it saw `Connection: close` on each answer, or sent nothing, that race is gone.
+"""
+
+_FORCED_GRACE = 0.5
+"""Seconds that a second signal leaves for cancelled work to run its `finally` blocks."""
+
+
+class Server(Protocol):
+    """What the drain asks of the server it runs under."""
+
+    def stop_listening(self) -> None:
+        """Close the listener and let the server begin its own shutdown."""
+        ...
+
+    def has_connections(self) -> bool:
+        """Whether any client is connected."""
+        ...
+
+    def abort_connections(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
+        """Drop the connections that are left, and wait for none of `tasks`."""
+        ...
+
+
+class NoServer:
+    """Under a server that cannot be asked: it has closed its listener before we are told."""
+
+    def stop_listening(self) -> None:
+        """Do nothing."""
+
+    def has_connections(self) -> bool:
+        """Return False: unknown."""
+        return False
+
+    def abort_connections(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
+        """Do nothing."""
+
+
+class Drain:
+    """The end of one life of the service, begun once and never undone.
+
+    Args:
+        lifecycle: The state that everybody reads.
+        parts: The parts, in the order they were opened.
+
+    Attributes:
+        is_refusing: Whether new requests get 503 (once the listener is closed).
+        start_error: Why the start failed, for the server's log; None if it did not.
+    """
+
+    def __init__(self, lifecycle: Lifecycle, parts: Sequence[Part] = ()) -> None:
+        self.lifecycle = lifecycle
+        self.parts = tuple(parts)
+        self.restart()
+
+    def restart(self) -> None:
+        """Make ready for a new life of the same app."""
+        self.is_refusing = False
+        self.start_error: StormproofError | None = None
+        self._began_at = 0.0
+        self._is_forced = False
+        self._server: Server = NoServer()
+        self._front: asyncio.Task[None] | None = None
+
+    def begin(self, server: Server | None = None, *, prestop: float | None = None) -> None:
+        """Begin to drain: readiness turns 503 and the lame duck starts. Again: does nothing.
+
+        Returns at once; the front half (lame duck, streams, listener, requests) runs as a
+        task of this drain, which `finish` awaits.
+
+        Args:
+            server: The server to close once the lame duck is over.
+            prestop: Seconds of lame duck, instead of the lifecycle's.
+        """
+        if self._front is not None:
+            return
+        lifecycle = self.lifecycle
+        self._began_at = lifecycle.clock.now()
+        self._server = server or NoServer()
+        lifecycle.shutdown_at = self._began_at + lifecycle.grace
+        lifecycle.enter(Phase.DRAINING)
+        duck = lifecycle.prestop if prestop is None else prestop
+        _log.info(
+            "draining: %d requests and %d streams open; lame duck %.1f s, all over in %.1f s",
+            len(lifecycle.requests), len(lifecycle.streams), duck, lifecycle.grace,
+        )  # fmt: skip
+        self._front = asyncio.create_task(self._drain_front(duck), name="stormproof drain")
+
+    def force(self) -> None:
+        """Give up waiting: what is left is cancelled now, and gets a moment to clean up."""
+        if self._is_forced:
+            return
+        self._is_forced = True
+        self.lifecycle.shutdown_at = self.lifecycle.clock.now() + _FORCED_GRACE
+        _log.warning("second signal: cutting what is left")
+
+    async def finish(self) -> None:
+        """Wait for the front half, then drain the parts: the lifespan's side of the drain.
+
+        Begins the drain, without a lame duck, when no signal did: the server has closed its
+        listener by itself. Ends by the shutdown deadline. Cancelled: the front half is
+        cancelled and awaited, and parts are closed without being drained.
+        """
+        self.begin(prestop=0.0)
+        front = self._front
+        assert front is not None  # begin() made it
+        try:
+            await front
+        except asyncio.CancelledError:
+            front.cancel()
+            await asyncio.wait([front])
+            raise
+        for part in reversed(self.parts):
+            await self._drain_part(part)
+        self.lifecycle.enter(Phase.STOPPING)
+
+    def report(self) -> None:
+        """Say in the log and by events what was cut; called when every part is closed."""
+        lifecycle = self.lifecycle
+        seconds = lifecycle.clock.now() - self._began_at
+        for loss in lifecycle.losses:
+            lifecycle.events.emit(WorkLost(loss.kind, loss.name, loss.age, loss.detail))
+            _log.error(
+                "lost %s %r after %.1f s %s", loss.kind, loss.name, loss.age, loss.detail
+            )  # fmt: skip
+        lifecycle.events.emit(DrainFinished(seconds, len(lifecycle.losses)))
+        _log.info("drained in %.1f s, %d lost", seconds, len(lifecycle.losses))
+
+    async def _drain_front(self, prestop: float) -> None:
+        duck_ends_at = self._began_at + prestop
+        await self._wait(lambda: False, lambda: min(duck_ends_at, self._requests_until()))
+        await self._end_streams()
+        if prestop > 0:
+            idle_until = self._began_at + _IDLE_BEFORE_CLOSE
+            await self._wait(self._no_connections, lambda: min(idle_until, self._requests_until()))
+        self._server.stop_listening()
+        self.is_refusing = True
+        await self._wait(lambda: not self.lifecycle.requests, self._requests_until)
+        await self._cut_requests()
+
+    def _no_connections(self) -> bool:
+        return not self._server.has_connections()
+
+    async def _end_streams(self) -> None:
+        """Ask each stream in turn to send its last event, and wait until all have left."""
+        places = sorted(self.lifecycle.streams, key=lambda place: place.started_at)
+        if not places:
+            return
+        spacing = min(_STREAM_SPACING, _STREAM_WINDOW / len(places))
+        for place in places:
+            place.leave.set()
+            await self._wait(lambda: False, _from_now(self, spacing))
+        await self._wait(lambda: not self.lifecycle.streams, _from_now(self, _STREAM_WINDOW))
+
+    async def _cut_requests(self) -> None:
+        """Cancel what has not ended in its share of the grace, and drop stuck connections."""
+        cut = list(self.lifecycle.requests)
+        for entry in cut:
+            self._note_loss(entry)
+            entry.is_cut = True
+            if entry.task is not None:
+                entry.task.cancel()
+        await self._wait(lambda: not self.lifecycle.requests, _from_now(self, _FORCED_GRACE))
+        stuck = [entry.task for entry in self.lifecycle.requests if entry.task is not None]
+        if cut:
+            self._server.abort_connections(stuck)
+        elif self._is_forced:
+            self._server.abort_connections(())
+
+    def _note_loss(self, entry: InFlight) -> None:
+        if entry.is_answered and (entry.status or 0) >= 500:
+            return  # the caller was told that it failed: nothing was promised
+        kind = "background" if entry.is_answered else "request"
+        age = self.lifecycle.clock.now() - entry.started_at
+        self.lifecycle.losses.append(Loss(kind, entry.name, age, "cut by the drain"))
+
+    async def _drain_part(self, part: Part) -> None:
+        work = asyncio.ensure_future(part.drain(self._parts_until()))
+        try:
+            await self._wait(work.done, self._parts_until)
+            if not work.done():
+                # One tick of mercy: a part that keeps to its time ends just about now.
+                await self._wait(work.done, _from_now(self, _POLL * 5))
+        finally:
+            work.cancel()
+            await asyncio.wait([work], timeout=_FORCED_GRACE)
+        if not work.done() or work.cancelled():
+            self.lifecycle.losses.append(Loss("part", part.name, 0.0, "did not drain in time"))
+        elif (error := work.exception()) is not None:
+            _log.error("part %r failed to drain", part.name, exc_info=error)
+            self.lifecycle.losses.append(Loss("part", part.name, 0.0, f"drain: {error}"))
+        else:
+            self.lifecycle.losses.extend(work.result())
+
+    async def _wait(self, is_done: Callable[[], bool], until: Callable[[], float]) -> None:
+        """Wait until `is_done()` or the absolute time `until()`, which a force brings forward."""
+        # A poll, because what ends the wait are many things, and the end itself may move.
+        while not is_done() and (left := until() - self.lifecycle.clock.now()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(min(_POLL, left))
+
+    def _parts_until(self) -> float:
+        return self._shutdown_at() - _CLOSE_SHARE * self._share_of()
+
+    def _requests_until(self) -> float:
+        return self._shutdown_at() - (_CLOSE_SHARE + _PARTS_SHARE) * self._share_of()
+
+    def _share_of(self) -> float:
+        # Forced, the requests' share is over at once and the rest of the moment is for clean-up.
+        return 4 * _FORCED_GRACE if self._is_forced else self.lifecycle.grace
+
+    def _shutdown_at(self) -> float:
+        assert self.lifecycle.shutdown_at is not None  # begin() set it
+        return self.lifecycle.shutdown_at
+
+
+def _from_now(drain: Drain, seconds: float) -> Callable[[], float]:
+    """Return an `until` that is `seconds` from now, but never past the requests' share + 0.5 s."""
+    at = drain.lifecycle.clock.now() + seconds
+    return lambda: min(at, drain._shutdown_at())

@@ -1,0 +1,1 @@
+"""The tests of stormproof; folders mirror the rooms in `src/stormproof`."""

