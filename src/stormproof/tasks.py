@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.deadline import context_without_deadline
@@ -20,6 +20,7 @@ from stormproof.errors import InvalidSetting, TasksClosed
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_Verb: TypeAlias = Literal["spawn", "serve"]
 
 _RETRY_AFTER = 1.0
 _THREAD_WAIT = 5.0
@@ -168,7 +169,7 @@ class Tasks:
             TasksClosed: Before `open`, or after the tasks were drained; nothing was started.
             InvalidSetting: When `function` is not an async function.
         """
-        return self._start_from_anywhere(functools.partial(function, *args, **kwargs), "spawn")
+        return self._start_from_anywhere("spawn", _call("spawn", function, *args, **kwargs))
 
     def serve(
         self,
@@ -191,7 +192,7 @@ class Tasks:
             TasksClosed: Before `open`, or once the drain of the tasks has begun.
             InvalidSetting: When `function` is not an async function.
         """
-        return self._start_from_anywhere(functools.partial(function, *args, **kwargs), "serve")
+        return self._start_from_anywhere("serve", _call("serve", function, *args, **kwargs))
 
     def statistics(self) -> TasksStatistics:
         """Return the counts of this moment."""
@@ -240,19 +241,18 @@ class Tasks:
         await self._cancel(list(self._running.values()), self._clock.now() + _CLEAN_UP_MOST)
 
     def _start_from_anywhere(
-        self, call: "functools.partial[Coroutine[Any, Any, T]]", verb: str
+        self, verb: _Verb, call: "functools.partial[Coroutine[Any, Any, T]]"
     ) -> TaskHandle[T]:
-        _check_function(call.func, verb)
-        self._check_open(call, verb)
+        self._check_open(verb, call)
         context = context_without_deadline()
         if self._loop is None or self._loop is _running_loop():
-            return self._start(call, verb, context)
+            return self._start(verb, call, context)
         ticket: concurrent.futures.Future[TaskHandle[T]] = concurrent.futures.Future()
 
         def start_on_loop() -> None:
             if ticket.set_running_or_notify_cancel():
                 try:
-                    ticket.set_result(self._start(call, verb, context))
+                    ticket.set_result(self._start(verb, call, context))
                 except Exception as error:
                     ticket.set_exception(error)
 
@@ -269,9 +269,9 @@ class Tasks:
             self._refuse(call, "are closed, and so is their event loop")
 
     def _start(
-        self, call: "functools.partial[Coroutine[Any, Any, T]]", verb: str, context: Context
+        self, verb: _Verb, call: "functools.partial[Coroutine[Any, Any, T]]", context: Context
     ) -> TaskHandle[T]:
-        self._check_open(call, verb)
+        self._check_open(verb, call)
         is_service = verb == "serve"
         coroutine = context.run(call)
         if not asyncio.iscoroutine(coroutine):
@@ -287,7 +287,7 @@ class Tasks:
         task.add_done_callback(self._ended)
         return handle
 
-    def _check_open(self, call: "functools.partial[Any]", verb: str) -> None:
+    def _check_open(self, verb: _Verb, call: "functools.partial[Any]") -> None:
         if self._state is _State.OPEN or (self._state is _State.DRAINING and verb == "spawn"):
             return
         self._refuse(call, f"are {self._state.value}")
@@ -367,7 +367,14 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _check_function(function: object, verb: str) -> None:
+def _call(
+    verb: _Verb,
+    function: Callable[P, Coroutine[Any, Any, T]],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> "functools.partial[Coroutine[Any, Any, T]]":
+    """Return the call to make later, or say what is wrong with `function`."""
     if inspect.iscoroutine(function):
         name = function.__qualname__
         function.close()  # else it is also reported as never awaited
@@ -377,11 +384,9 @@ def _check_function(function: object, verb: str) -> None:
         )
     if not callable(function):
         raise InvalidSetting(f"function of {verb}() must be an async function, not {function!r}")
+    return functools.partial(function, *args, **kwargs)
 
 
 def _name_of(call: "functools.partial[Any]") -> str:
-    function: object = call.func
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = str(getattr(function, "__qualname__", type(function).__qualname__))
+    name = str(getattr(call.func, "__qualname__", type(call.func).__qualname__))
     return name.rpartition("<locals>.")[2]

@@ -1,6 +1,6 @@
 """The pool: a bounded wait, in order of arrival, that loses no connection."""
 
-# ruff: noqa: PT012  # what must raise here is a whole block: a unit of work
+# what must raise here is a whole block: a unit of work
 
 import asyncio
 import random

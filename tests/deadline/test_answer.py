@@ -48,7 +48,13 @@ def test_other_scopes_pass_through() -> None:
 
 @pytest.mark.parametrize(
     ("default", "header", "expected"),
-    [(3.0, None, 3.0), (3.0, b"1.25", 1.25), (3.0, b"60", 3.0), (None, b"7", 7.0), (None, None, None)],
+    [
+        (3.0, None, 3.0),
+        (3.0, b"1.25", 1.25),
+        (3.0, b"60", 3.0),
+        (None, b"7", 7.0),
+        (None, None, None),
+    ],
 )
 def test_the_handler_sees_the_smaller_of_header_and_default(
     default: float | None, header: bytes | None, expected: float | None
