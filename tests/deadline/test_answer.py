@@ -296,6 +296,29 @@ def test_a_client_that_left_before_the_504_is_no_error() -> None:
     run_virtual(main())
 
 
+def test_the_events_come_in_order_when_the_client_reads_slowly() -> None:
+    async def main() -> None:
+        class Slow(Client):
+            async def send(self, message: Any) -> None:
+                await asyncio.sleep(1)
+                await super().send(message)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await asyncio.sleep(math.inf)
+            finally:
+                await asyncio.sleep(0.5)
+
+        client = Slow()
+        await client.call(app, default=1.0)
+        expired, finished = client.seen
+        assert expired == DeadlineExpired("GET /slow", 1.0, answered=True)
+        assert isinstance(finished, OverdueFinished)
+        assert finished.late == pytest.approx(0.5)
+
+    run_virtual(main())
+
+
 def test_one_middleware_inside_another_gives_one_504() -> None:
     async def main() -> None:
         for inner, outer in ((1.0, 1.0), (1.0, 2.0), (2.0, 1.0), (1.0, 1.01)):
