@@ -109,7 +109,7 @@ class StreamOpened(Event):
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded(Event):
-    """A stream ended; `reason` is "finished", "left", "drain", "failed" or "deadline"."""
+    """A stream ended; `reason` is "finished", "left", "drain", "failed", "stalled" or "deadline"."""
 
     name: str
     reason: str
