@@ -1,7 +1,8 @@
 """A timeout whose time is over must not give a result, however late the work gave one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 from fastapi import FastAPI, HTTPException
@@ -13,7 +14,7 @@ from tests.harness import request
 
 TIMEOUT = 0.1
 
-Operation = Callable[[], Awaitable[dict[str, bool]]]
+Operation = Callable[[], Coroutine[Any, Any, dict[str, bool]]]
 
 
 class SlowToLeave:
@@ -82,9 +83,11 @@ def post(operation: Operation) -> FastAPI:
     return app
 
 
-def ours(operation: Operation) -> FastAPI:
+def ours(operation: "SlowToLeave") -> FastAPI:
     app = FastAPI()
-    app.add_api_route("/slow", operation.__call__, dependencies=[stormproof.route_deadline(TIMEOUT)])
+    app.add_api_route(
+        "/slow", operation.__call__, dependencies=[stormproof.route_deadline(TIMEOUT)]
+    )
     stormproof.install(app, prestop=0.0)
     return app
 
