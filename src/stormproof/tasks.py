@@ -122,6 +122,7 @@ class Tasks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Clock = MONOTONIC
         self._events = Events()
+        self._lifecycle: Lifecycle | None = None
         # The only strong references: asyncio itself holds tasks weakly, and one that waits
         # on nothing but objects of its own is collected in the middle of its work.
         self._running: dict[asyncio.Task[Any], TaskHandle[Any]] = {}
@@ -142,6 +143,7 @@ class Tasks:
         """
         if lifecycle is not None:
             self._clock, self._events = lifecycle.clock, lifecycle.events
+        self._lifecycle = lifecycle
         self._loop = asyncio.get_running_loop()
         self._state = _State.OPEN
 
@@ -184,9 +186,7 @@ class Tasks:
         is never a loss. One that ends or fails by itself is not started again.
 
         Args:
-            function: An async function, as for `spawn`.
-            *args: Its positional arguments.
-            **kwargs: Its keyword arguments.
+            function: An async function; it and its arguments are as for `spawn`.
 
         Raises:
             TasksClosed: Before `open`, or once the drain of the tasks has begun.
@@ -210,8 +210,9 @@ class Tasks:
 
         Waits also for tasks that are spawned meanwhile. The last tenth of the time, at most
         1 s, is kept for the clean-up of what has to be cancelled; that is awaited too. A task
-        that swallows its cancellation is reported and left behind. Cancelled while waiting:
-        all tasks are cancelled, and `close` awaits them.
+        that swallows its cancellation is reported and left behind. Cancelled while waiting
+        (a second signal): all tasks are cancelled, the lifecycle's losses name them, and
+        `close` awaits them.
 
         Args:
             until: Absolute monotonic time, in seconds. If it has passed, the clean-up of
@@ -225,11 +226,20 @@ class Tasks:
         self._state = _State.DRAINING
         left = max(0.0, until - self._clock.now())
         cut_at = until - min(_CLEAN_UP_MOST, left * _CLEAN_UP_SHARE)
+        losses: dict[TaskHandle[Any], Loss] = {}
         try:
             await self._finish(cut_at)
             await self._cancel(self._handles(is_service=True), cut_at)
             await self._finish(cut_at)  # a service may have spawned its last piece of work
-            return await self._cut(until)
+            losses = self._losses()
+            self._state = _State.CLOSED
+            await self._cancel(losses, until)
+            return list(losses.values())
+        except asyncio.CancelledError:
+            # Nothing can be returned now, and what was acknowledged must not vanish unnamed.
+            if self._lifecycle is not None:
+                self._lifecycle.losses.extend((losses or self._losses()).values())
+            raise
         finally:
             self._state = _State.CLOSED
             for handle in self._running.values():
@@ -331,16 +341,13 @@ class Tasks:
                 return
             await asyncio.wait([handle._task for handle in handles], timeout=left)
 
-    async def _cut(self, until: float) -> list[Loss]:
-        """Cancel the spawned tasks that are left; return what was lost by that."""
-        self._state = _State.CLOSED
+    def _losses(self) -> dict[TaskHandle[Any], Loss]:
+        """Return what is lost by cutting the spawned tasks now."""
         now = self._clock.now()
-        losses = {
+        return {
             handle: Loss("task", handle.name, now - handle.started_at, waiting_place(handle._task))
             for handle in self._handles(is_service=False)
         }
-        await self._cancel(losses, until)
-        return list(losses.values())
 
     async def _cancel(self, handles: Iterable[TaskHandle[Any]], until: float) -> None:
         """Cancel and await these tasks, until `until` but at least 0.1 s; name who stays."""

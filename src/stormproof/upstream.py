@@ -429,6 +429,4 @@ def _address(request: httpx2.Request) -> str:
 def _verb(error: Exception) -> str:
     if isinstance(error, httpx2.ConnectError):
         return "could not be reached"
-    if isinstance(error, httpx2.NetworkError | OSError):
-        return "broke off"
-    return "did not answer properly"
+    return "broke off or answered wrongly"

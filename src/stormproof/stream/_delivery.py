@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Container, Iterable
-from contextlib import nullcontext
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof._core.asgi import LIFECYCLE_KEY, Message, Receive, Scope, Send
-from stormproof._core.events import StreamEnded, StreamOpened
-from stormproof._core.lifecycle import Lifecycle, StreamPlace
+from stormproof._core.asgi import Message, Receive, Send
+from stormproof._core.lifecycle import StreamPlace
 
 _log = logging.getLogger("stormproof")
 
@@ -61,55 +59,6 @@ class Plan:
     beat: bytes = b""
     farewell: Callable[[], bytes] = bytes
     failure: bytes = b""
-
-
-async def deliver(
-    plan: Plan, scope: Scope, receive: Receive, send: Send, *, leaves_on_drain: bool
-) -> None:
-    """Deliver `plan`, count it among the open streams if it leaves at a drain, and tell of it.
-
-    Waits, ends and raises as `Delivery.run`. Without a lifecycle in the scope nothing is
-    counted or told, and no drain ends it. While the service drains already, a stream that
-    leaves on drain is asked to leave at once.
-    """
-    lifecycle: Lifecycle | None = scope.get(LIFECYCLE_KEY)
-    if lifecycle is None:
-        await _run(Delivery(plan, receive, send), scope)
-        return
-    opened_at = lifecycle.clock.now()
-    lifecycle.events.emit(StreamOpened(plan.name))
-    with lifecycle.stream(plan.name) if leaves_on_drain else nullcontext() as place:
-        if place is not None and lifecycle.is_draining:
-            place.leave.set()  # the drain may have asked the others already
-        delivery = Delivery(plan, receive, send, place)
-        try:
-            await _run(delivery, scope)
-        finally:
-            age = lifecycle.clock.now() - opened_at
-            lifecycle.events.emit(StreamEnded(plan.name, delivery.reason, age))
-
-
-async def answer_head(plan: Plan, send: Send) -> None:
-    """Answer HEAD with the headers alone, and close the source, which is never asked."""
-    try:
-        await send(plan.start)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    finally:
-        await _close(plan.name, plan.source)
-
-
-async def _run(delivery: "Delivery", scope: Scope) -> None:
-    """Run `delivery`; a failure of a class that the app has a handler for is told in one line.
-
-    Starlette would try to answer it, find the response under way, and raise a second exception.
-    """
-    try:
-        await delivery.run()
-    except Exception as exc:
-        handlers: Container[type] = scope.get("starlette.exception_handlers", [()])[0]
-        if any(kind in handlers for kind in type(exc).__mro__):
-            raise RuntimeError(f"the response was cut: {type(exc).__name__}: {exc}") from None
-        raise
 
 
 class Delivery:
@@ -372,10 +321,10 @@ class Delivery:
         self._is_closing = True
         iterator, source = self._iterator, self._plan.source
         targets = (source,) if iterator in (None, source) else (iterator, source)
-        await _close(self._plan.name, *targets)
+        await close_sources(self._plan.name, *targets)
 
 
-async def _close(name: str, *targets: object) -> None:
+async def close_sources(name: str, *targets: object) -> None:
     """Close what can be closed; an error of a clean-up is logged, since nobody waits for it."""
     for target in targets:
         close: Callable[[], Awaitable[object]] | None = getattr(target, "aclose", None)

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from stormproof._core.asgi import Receive, Scope, Send, request_name
 from stormproof.errors import InvalidSetting
 
-from ._delivery import Plan, answer_head, deliver
+from ._answer import answer_head, deliver
+from ._delivery import Plan
 from ._json import json_encoder
 from ._sse import check_seconds, check_source
 

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from stormproof._core.asgi import Receive, Scope, Send, request_name
 from stormproof.errors import InvalidSetting
 
-from ._delivery import Plan, answer_head, deliver
+from ._answer import answer_head, deliver
+from ._delivery import Plan
 from ._event import ServerEvent, encode_item
 from ._json import json_encoder
 
