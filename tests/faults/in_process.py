@@ -15,13 +15,20 @@ from tests.harness import until
 @asynccontextmanager
 async def served(app: FastAPI) -> AsyncIterator[int]:
     """Serve `app` on a free port of 127.0.0.1 until the block ends; gives the port."""
+    async with serving(app) as (_, port):
+        yield port
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    """Like `served`; gives the server itself, too."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, lifespan="on", log_config=None, timeout_graceful_shutdown=5)
         server = _Server(config)
         serving = asyncio.create_task(server.serve([listener]))
         try:
             await until(lambda: server.started or serving.done(), what="the server to start")
-            yield int(listener.getsockname()[1])
+            yield server, int(listener.getsockname()[1])
         finally:
             server.should_exit = True
             await serving

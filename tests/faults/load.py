@@ -1,4 +1,4 @@
-"""A steady load from several clients, kept up across a shutdown, and what became of each request."""
+"""A steady load that is kept up across a shutdown, and what became of each request."""
 
 import asyncio
 import time
