@@ -1,0 +1,263 @@
+"""The database of a service: an engine, its pool, and the units of work on it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from stormproof import errors
+from stormproof._core.events import CommitFailed, Events, PoolWaitExpired
+from stormproof._core.lifecycle import Lifecycle, Loss
+
+from ._faults import first_line, is_connection_lost, unavailable, unreachable
+from ._pool import Checkout, Gate, GatedPool, PoolStatistics
+from ._session import DatabaseSession
+from ._settings import check_pool, checked_options, parsed_url, place
+
+_CONNECT_TIMEOUT = 5.0
+
+
+class Database:
+    """A pool of connections and the units of work on it.
+
+    It is a part of the lifecycle: opened with the service, drained after the last request, then
+    closed. In a script or a test, `async with database:` opens and closes it. The constructor
+    does no I/O.
+
+    Args:
+        url: "sqlite:///items.db" (driver aiosqlite) or "postgresql://user:password@host/name"
+            (driver asyncpg). An in-memory SQLite is refused.
+        pool_size: Connections kept open, at least 1.
+        max_overflow: Connections opened beyond that while many are needed, 0 or more.
+        max_wait: Longest wait for a connection, in seconds; 0 means not to wait. The deadline
+            of the request shortens it.
+        pre_ping: Whether a connection is tested when it is taken from the pool.
+        engine_options: Further arguments of SQLAlchemy's `create_async_engine`.
+        name: What messages and the drain's report call it.
+
+    Raises:
+        InvalidSetting: An argument cannot be used; the message names it, never the password.
+        MissingExtra: The driver for the URL is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 20,
+        max_overflow: int = 10,
+        max_wait: float = 2.0,
+        pre_ping: bool = True,
+        engine_options: Mapping[str, Any] | None = None,
+        name: str = "database",
+    ) -> None:
+        check_pool(pool_size, max_overflow, max_wait)
+        options = checked_options(engine_options)
+        self._url = parsed_url(url)
+        self._name = name
+        self._place = place(self._url)
+        self._pool_size = pool_size
+        self._events = Events()
+        self._is_open = False
+        self._out: dict[Any, Checkout] = {}
+        self._gate = self._new_gate(
+            pool_size + max_overflow, max_wait, f"the connections of {name!r}"
+        )
+        self._writers = self._new_gate(1, max_wait, f"the one writer of SQLite at {self._place}")
+        self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._engine = self._new_engine(options, pool_size, max_overflow, pre_ping)
+
+    def __repr__(self) -> str:
+        return f"Database({self._url.render_as_string(hide_password=True)!r})"
+
+    @property
+    def name(self) -> str:
+        """What messages and the drain's report call it."""
+        return self._name
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """SQLAlchemy's engine, for migrations: `async with database.engine.begin() as connection`.
+
+        Its connections come from the same pool; who opens them closes them.
+        """
+        return self._engine
+
+    def session(self) -> AbstractAsyncContextManager[DatabaseSession]:
+        """Return one unit of work: committed when the block ends, undone when it raises.
+
+        Entering waits for nothing; the first statement takes a connection, and waits for it at
+        most `max_wait` seconds and never past the deadline. When the block ends cleanly, the
+        COMMIT has succeeded before the next line runs. When it raises, or is cancelled, all is
+        rolled back. The connection is back in the pool in every case.
+
+        On SQLite a unit of work is a writer (BEGIN IMMEDIATE): one at a time, first come first
+        served. Use `read_session` for what only reads.
+
+        Raises:
+            NotStarted: The database is not open.
+            CommitFailed: The database refused the COMMIT; nothing was stored.
+            DeadlineExceeded: The deadline had passed at the end; nothing was stored.
+            DatabaseUnavailable: The connection was lost; its message says if during the COMMIT.
+        """
+        return self._unit_of_work({})
+
+    def read_session(self) -> AbstractAsyncContextManager[DatabaseSession]:
+        """Return a unit of work that only reads: the database refuses its writes.
+
+        As `session`, but on SQLite it waits for no writer and holds none up. What it reads is
+        one snapshot on SQLite; on PostgreSQL it is a READ ONLY transaction.
+        """
+        return self._unit_of_work(self._read_only)
+
+    def statistics(self) -> PoolStatistics:
+        """Return the pool's numbers of this moment."""
+        opened = self._engine.pool
+        assert isinstance(opened, GatedPool)
+        return PoolStatistics(
+            size=self._pool_size,
+            in_use=self._gate.in_use,
+            waiting=self._gate.waiting + self._writers.waiting,
+            overflow=max(0, opened.overflow()),
+            timeouts=self._gate.timeouts + self._writers.timeouts,
+        )
+
+    async def open(self, lifecycle: Lifecycle) -> None:
+        """Connect once, so that a wrong URL or a dead server stops the start.
+
+        Waits at most 5 s for the server. Cancelled: nothing is left open.
+
+        Raises:
+            DatabaseUnavailable: The server cannot be reached or refused us.
+            StartFailed: It was reached, but does not work with these settings.
+        """
+        self._events = lifecycle.events
+        try:
+            async with self._engine.connect() as connection:
+                await connection.exec_driver_sql("SELECT 1")
+        except BaseException as error:
+            await self._engine.dispose()
+            if isinstance(error, errors.StormproofError) or not isinstance(error, Exception):
+                raise
+            raise errors.StartFailed(
+                f"the database at {self._place} does not work with these settings: "
+                f"{first_line(error)}; check the URL and engine_options"
+            ) from error
+        self._is_open = True
+
+    async def drain(self, until: float) -> Sequence[Loss]:
+        """Wait until every connection is back, at most until the loop time `until`.
+
+        Returns:
+            One loss for each connection still in use, with its age and the task that took it.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._gate.emptied.wait()
+        except TimeoutError:
+            now = loop.time()
+            return [
+                Loss("part", self._name, now - out.at, f"a connection taken by {out.task!r}")
+                for out in self._out.values()
+            ]
+        return []
+
+    async def close(self) -> None:
+        """Close idle connections now and those in use when they come back; twice is harmless."""
+        self._is_open = False
+        await self._engine.dispose()
+
+    async def __aenter__(self) -> "Database":
+        await self.open(Lifecycle(events=self._events))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def _unit_of_work(self, options: Mapping[str, Any]) -> AsyncIterator[DatabaseSession]:
+        if not self._is_open:
+            raise errors.NotStarted(
+                f"{self._name!r} ({self._place}) is not open; pass it to install(), "
+                "or use it inside `async with database:`"
+            )
+        session = DatabaseSession(self._engine, place=self._place, options=options)
+        try:
+            yield session
+            await session.commit()
+        except errors.CommitFailed as error:
+            self._events.emit(CommitFailed(error.message))
+            raise
+        except DBAPIError as error:
+            if not is_connection_lost(error):
+                raise
+            raise unavailable(self._place, error) from error
+        finally:
+            await session.end()
+
+    def _new_gate(self, capacity: int, max_wait: float, what: str) -> Gate:
+        def expired(waited: float) -> None:
+            self._events.emit(PoolWaitExpired(waited, capacity))
+
+        return Gate(capacity, max_wait=max_wait, what=what, on_timeout=expired)
+
+    def _new_engine(
+        self, options: dict[str, Any], pool_size: int, max_overflow: int, pre_ping: bool
+    ) -> AsyncEngine:
+        ours = {
+            "pool_size": pool_size,
+            "max_overflow": max_overflow,
+            "pool_pre_ping": pre_ping,
+            "poolclass": GatedPool,
+            "connect_args": {**self._connect_arguments(), **options.pop("connect_args", {})},
+        }
+        try:
+            engine = create_async_engine(self._url, **ours, **options)
+        except (ArgumentError, TypeError) as error:
+            raise errors.InvalidSetting(f"engine_options: {first_line(error)}") from error
+        assert isinstance(engine.pool, GatedPool)
+        engine.pool.adopt(self._gate, self._out)
+        self._name_unreachable(engine)
+        if self._is_sqlite:
+            from ._sqlite import isolate
+
+            isolate(engine, self._writers, self._place)
+        return engine
+
+    def _connect_arguments(self) -> dict[str, Any]:
+        if not self._is_sqlite:
+            return {"timeout": _CONNECT_TIMEOUT}
+        from ._sqlite import connector
+
+        # The driver must not begin transactions of its own accord: we begin them.
+        busy_ms = round(self._gate.max_wait * 1000)
+        return {"async_creator_fn": connector(busy_ms), "isolation_level": None}
+
+    @property
+    def _read_only(self) -> Mapping[str, Any]:
+        if not self._is_sqlite:
+            return {"postgresql_readonly": True}
+        from ._sqlite import READ_ONLY
+
+        return {READ_ONLY: True}
+
+    def _name_unreachable(self, engine: AsyncEngine) -> None:
+        """Turn what the driver raises while connecting into one sentence with the place."""
+
+        @event.listens_for(engine.sync_engine, "do_connect")
+        def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
+            try:
+                return dialect.connect(*arguments, **keywords)
+            except (OSError, dialect.loaded_dbapi.Error) as error:
+                raise unreachable(self._place, error) from error

@@ -1,0 +1,214 @@
+"""SQLite: connections whose statements can be cut short, and transactions that are isolated."""
+
+import asyncio
+import math
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import aiosqlite
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from stormproof._core.deadline import bounded, remaining
+from stormproof.errors import DatabaseUnavailable, DeadlineExceeded, PoolTimeout
+
+from ._pool import HELD, Gate
+from ._waiting import to_the_end
+
+READ_ONLY = "stormproof_read_only"
+"""Execution option of a connection whose transactions only read."""
+
+# An interrupt that arrives between two steps of SQLite is forgotten, so it is repeated.
+_INTERRUPT_EVERY = 0.01
+# These are brief, and half of one is worse than a late one.
+_NEVER_CUT = frozenset({"close", "rollback", "_commit_or_undo"})
+
+
+class _Call:
+    """One call on the connection's thread, which can be cut before it starts."""
+
+    __slots__ = ("_function", "is_cut", "is_over")
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self.is_cut = False
+        self.is_over = False
+
+    def __call__(self) -> Any:
+        try:
+            if self.is_cut:
+                raise sqlite3.OperationalError("interrupted")
+            return self._function()
+        finally:
+            self.is_over = True
+
+
+class InterruptibleConnection(aiosqlite.Connection):
+    """An aiosqlite connection on which a cancelled statement really ends.
+
+    Plain aiosqlite abandons the statement, and the next call (at least the closing) waits for
+    it: a limit of 0.3 s came back after 19.9 s.
+    """
+
+    _busy_ms = -1
+    _is_read_only = False
+    _stopped: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """End the thread after its current call; asked twice, return the same future.
+
+        The thread sees only the first stop: who waits for a second one waits for ever.
+        """
+        if self._stopped is None:
+            self._stopped = super().stop()
+        return self._stopped
+
+    async def _connect(self) -> aiosqlite.Connection:
+        try:
+            return await to_the_end(super()._connect())
+        except asyncio.CancelledError:
+            await to_the_end(self.close())
+            raise
+        finally:
+            if self._stopped is not None:
+                await asyncio.wait((self._stopped,))
+
+    async def begin(self, statement: str | None, *, read_only: bool, busy_ms: int) -> None:
+        """Begin a transaction in one visit to the connection's thread.
+
+        Args:
+            statement: "BEGIN", "BEGIN IMMEDIATE", or None for autocommit.
+            read_only: Whether writes are refused until the next `begin`.
+            busy_ms: How long to wait for another process's lock, in milliseconds.
+        """
+        await self._execute(self._begin, statement, read_only, busy_ms)
+
+    def _begin(self, statement: str | None, read_only: bool, busy_ms: int) -> None:
+        if busy_ms != self._busy_ms:
+            self._conn.execute(f"PRAGMA busy_timeout = {busy_ms}")
+            self._busy_ms = busy_ms
+        if read_only != self._is_read_only:
+            self._conn.execute(f"PRAGMA query_only = {int(read_only)}")
+            self._is_read_only = read_only
+        if statement is not None:
+            self._conn.execute(statement)
+
+    async def commit(self) -> None:
+        """COMMIT; when SQLite refuses it, roll back.
+
+        SQLite leaves the refused transaction open, and SQLAlchemy returns the connection to the
+        pool like that: with the write lock, and unable to begin.
+        """
+        await self._execute(self._commit_or_undo)
+
+    def _commit_or_undo(self) -> None:
+        try:
+            self._conn.commit()
+        except sqlite3.Error:
+            self._conn.rollback()
+            raise
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if getattr(fn, "__name__", "") in _NEVER_CUT:
+            return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        call = _Call(partial(fn, *args, **kwargs))
+        try:
+            return await super()._execute(call)  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            call.is_cut = True
+            self._cut(call)
+            raise
+
+    def _cut(self, call: _Call) -> None:
+        if call.is_over or self._connection is None:
+            return
+        self._connection.interrupt()
+        asyncio.get_running_loop().call_later(_INTERRUPT_EVERY, self._cut, call)
+
+
+def connector(busy_ms: int) -> Callable[..., InterruptibleConnection]:
+    """Return the function SQLAlchemy calls for each new connection.
+
+    WAL lets readers work beside the writer. `synchronous` stays FULL: with NORMAL, a power cut
+    loses the last acknowledged commits.
+    """
+
+    def connect(database: str, **arguments: Any) -> InterruptibleConnection:
+        def opened() -> sqlite3.Connection:
+            raw: sqlite3.Connection = sqlite3.connect(database, **arguments)
+            try:
+                raw.execute(f"PRAGMA busy_timeout = {busy_ms}")
+                raw.execute("PRAGMA journal_mode = WAL")
+                raw.execute("PRAGMA foreign_keys = ON")
+            except BaseException:
+                raw.close()
+                raise
+            return raw
+
+        connection = InterruptibleConnection(opened, iter_chunk_size=64)
+        connection._thread.daemon = True  # as SQLAlchemy does for connections it makes
+        return connection
+
+    return connect
+
+
+def isolate(engine: AsyncEngine, writers: Gate, place: str) -> None:
+    """Make each transaction of `engine` begin as what it is: a writer, or a reader.
+
+    A deferred transaction that reads and then writes fails at once when another one wrote in
+    between. Writers therefore take SQLite's only write lock at their start, in the order they
+    came; without our gate they would poll for it, and some would starve.
+    """
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        if options.get("isolation_level") == "AUTOCOMMIT":
+            _begin(connection, None, writers, place)
+        elif options.get(READ_ONLY, False):
+            _begin(connection, "BEGIN", writers, place)
+        else:
+            _enter(connection, writers)
+            _begin(connection, "BEGIN IMMEDIATE", writers, place)
+
+
+def _enter(connection: Connection, writers: Gate) -> None:
+    """Pass the writers' gate; the pool gives the place back together with the connection."""
+    adapted, info = connection.connection.dbapi_connection, connection.connection.record_info
+    if info is None or HELD in info:
+        return
+    assert adapted is not None
+    adapted.run_async(lambda _: writers.acquire())
+    info[HELD] = writers
+
+
+def _begin(connection: Connection, statement: str | None, writers: Gate, place: str) -> None:
+    adapted = connection.connection.dbapi_connection
+    assert adapted is not None
+    wait = bounded(writers.max_wait)
+    begin = partial(
+        InterruptibleConnection.begin,
+        statement=statement,
+        read_only=statement == "BEGIN",
+        busy_ms=math.ceil(wait * 1000),
+    )
+    try:
+        adapted.run_async(begin)
+    except (sqlite3.Error, ValueError) as error:  # ValueError: aiosqlite, on a closed one
+        raise _begin_refused(error, wait, writers, place) from error
+
+
+def _begin_refused(error: Exception, wait: float, writers: Gate, place: str) -> Exception:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+        return DatabaseUnavailable(f"SQLite at {place} cannot begin: {error}", retry_after=1)
+    left = remaining()
+    if left is not None and left <= 0:
+        return DeadlineExceeded(f"the deadline passed while waiting for the lock of {place}")
+    writers.count_timeout(wait)
+    return PoolTimeout(
+        f"another process kept the write lock of SQLite at {place} for {wait:.2f} s; "
+        "shorten its transactions, or move to PostgreSQL",
+        retry_after=1,
+    )

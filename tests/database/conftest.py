@@ -1,0 +1,38 @@
+"""Fixtures of the database room: an open database, once on SQLite and once on PostgreSQL."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from stormproof._core.lifecycle import Lifecycle
+from stormproof.database import Database
+
+from .model import Model
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/test.db"
+    return str(request.getfixturevalue("postgres_database"))
+
+
+@pytest.fixture
+def lifecycle() -> Lifecycle:
+    return Lifecycle()
+
+
+@pytest.fixture
+async def database(url: str, lifecycle: Lifecycle) -> AsyncIterator[Database]:
+    """A pool of exactly two, whose callers wait 0.2 s; nothing may be in use at the end."""
+    database = Database(url, pool_size=1, max_overflow=1, max_wait=0.2)
+    await database.open(lifecycle)
+    try:
+        async with database.engine.begin() as connection:
+            await connection.run_sync(Model.metadata.create_all)
+        yield database
+        assert database.statistics().in_use == 0
+        assert database.statistics().waiting == 0
+    finally:
+        await database.close()
