@@ -1,0 +1,105 @@
+"""`DeadlineMiddleware`: gives each HTTP request its deadline, and its answer in time."""
+
+import math
+
+from stormproof._core.asgi import ASGIApp, Receive, Scope, Send, header, send_answer
+from stormproof._core.clock import MONOTONIC, Clock
+from stormproof._core.deadline import current_deadline
+from stormproof._core.events import Events
+from stormproof.errors import InvalidHeader, InvalidSetting, problem_body, problem_headers
+
+from ._request import DEADLINE_KEY, RequestDeadline, TimedRequest
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+"""The header in which a caller says how many seconds it will wait."""
+
+
+class DeadlineMiddleware:
+    """Answers 504 in time when a handler does not; pure ASGI, for `http` scopes only.
+
+    A request may take the smallest of `default`, its `X-Request-Timeout` header and what its
+    route allows (`limit_request`), counted from its arrival here. At that point the handler's
+    task is cancelled once. If it has not ended `answer_grace` seconds later, the middleware
+    sends the 504 itself and drops what the handler sends afterwards. It goes on awaiting the
+    handler until it has ended. A handler that waits for a worker thread (`def` endpoints) is
+    cancelled only when the thread has ended.
+
+    Once the response has started, `default` is lifted, so that a stream may run. The header and
+    the route's limit stay; when they pass in the middle of the body, the handler is cancelled
+    and the body is left without its end. The middleware then returns, and uvicorn closes the
+    connection and logs one line: "ASGI callable returned without completing response".
+
+    Put it outside any `BaseHTTPMiddleware`, which would complete a body that was cut off.
+
+    Args:
+        app: The ASGI application.
+        default: Seconds a request may take until its response starts; None for no limit.
+        answer_grace: Seconds a cancelled handler gets to end by itself before the 504 is sent.
+        events: Where `DeadlineExpired` and `OverdueFinished` go.
+        clock: Where the time is read; it must go as fast as the event loop's.
+
+    Raises:
+        InvalidSetting: `default` is not above 0, or `answer_grace` is negative, or one of them
+            is not a finite number.
+
+    versionadded: 0.1
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        default: float | None = 30.0,
+        answer_grace: float = 0.02,
+        events: Events | None = None,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        if default is not None and not 0 < default < math.inf:
+            raise InvalidSetting(f"default={default!r} must be a finite number above 0, or None")
+        if not 0 <= answer_grace < math.inf:
+            raise InvalidSetting(
+                f"answer_grace={answer_grace!r} must be a finite number, 0 or more"
+            )
+        self._app = app
+        self._default = math.inf if default is None else default
+        self._grace = answer_grace
+        self._events = events or Events()
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request; returns when its handler has ended *and* it was answered.
+
+        A malformed header is answered 400 and nothing is run. Cancelled from outside (the
+        server stops): the handler is cancelled as it would be without the middleware.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        now = self._clock.now()
+        try:
+            asked = _asked_seconds(scope)
+        except InvalidHeader as error:
+            await send_answer(send, error.status, problem_headers(error), problem_body(error))
+            return
+        deadline = RequestDeadline(now, self._default, asked, self._clock, current_deadline())
+        scope[DEADLINE_KEY] = deadline
+        request = TimedRequest(deadline, scope, send, self._grace, self._events)
+        await request.run(self._app, receive)
+
+
+def _asked_seconds(scope: Scope) -> float:
+    """Return what the caller's header allows, in seconds; `math.inf` without the header."""
+    text = header(scope, b"x-request-timeout")
+    if text is None:
+        return math.inf
+    try:
+        # float() also takes "1_0" and the digits of every script; HTTP numbers have neither.
+        seconds = float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidHeader(
+            f"{TIMEOUT_HEADER}: {text[:40]!r} must be a finite number of seconds above 0, "
+            "for example 2.5; leave the header out for the service's default"
+        )
+    return seconds
