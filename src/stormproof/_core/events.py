@@ -64,7 +64,10 @@ class OverdueFinished(Event):
 
 @dataclass(frozen=True, slots=True)
 class SlotRefused(Event):
-    """A limiter shed a caller; `waited` in seconds, `reason` "queue-full" or "waited"."""
+    """A limiter shed a caller; `waited` in seconds.
+
+    `reason` is "queue-full", "waited" or "deadline".
+    """
 
     limiter: str
     capacity: int
