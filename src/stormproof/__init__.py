@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ._core.lifecycle import Phase as Phase
     from .database import Database as Database
     from .fastapi import install as install
+    from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
     from .fastapi import session as session
     from .limit import Limiter as Limiter
@@ -35,6 +36,7 @@ _HOMES = {
     "Tasks": ("tasks", None),
     "Upstream": ("upstream", "upstream"),
     "install": ("fastapi", None),
+    "read_session": ("fastapi", None),
     "remaining": ("_core.deadline", None),
     "route_deadline": ("fastapi", None),
     "session": ("fastapi", None),

@@ -113,6 +113,20 @@ def session(database: "Database") -> Any:
     return Depends(unit_of_work, scope="function")
 
 
+def read_session(database: "Database") -> Any:
+    """Return a dependency that gives the endpoint a unit of work that only reads.
+
+    To be used like `session`, and in preference to it for what does not write: on SQLite a
+    `session` is a writer, of which there is one at a time; readers wait for nobody.
+    """
+
+    async def reading() -> "AsyncIterator[AsyncSession]":
+        async with database.read_session() as work:
+            yield work
+
+    return Depends(reading, scope="function")
+
+
 def route_deadline(seconds: float) -> Any:
     """Return a dependency that lets its route take at most `seconds` from its arrival.
 

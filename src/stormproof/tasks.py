@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.deadline import context_without_deadline
@@ -20,6 +20,7 @@ from stormproof.errors import InvalidSetting, TasksClosed
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_Verb: TypeAlias = Literal["spawn", "serve"]
 
 _RETRY_AFTER = 1.0
 _THREAD_WAIT = 5.0
@@ -121,6 +122,7 @@ class Tasks:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clock: Clock = MONOTONIC
         self._events = Events()
+        self._lifecycle: Lifecycle | None = None
         # The only strong references: asyncio itself holds tasks weakly, and one that waits
         # on nothing but objects of its own is collected in the middle of its work.
         self._running: dict[asyncio.Task[Any], TaskHandle[Any]] = {}
@@ -141,6 +143,7 @@ class Tasks:
         """
         if lifecycle is not None:
             self._clock, self._events = lifecycle.clock, lifecycle.events
+        self._lifecycle = lifecycle
         self._loop = asyncio.get_running_loop()
         self._state = _State.OPEN
 
@@ -168,7 +171,7 @@ class Tasks:
             TasksClosed: Before `open`, or after the tasks were drained; nothing was started.
             InvalidSetting: When `function` is not an async function.
         """
-        return self._start_from_anywhere(functools.partial(function, *args, **kwargs), "spawn")
+        return self._start_from_anywhere("spawn", _call("spawn", function, *args, **kwargs))
 
     def serve(
         self,
@@ -183,15 +186,13 @@ class Tasks:
         is never a loss. One that ends or fails by itself is not started again.
 
         Args:
-            function: An async function, as for `spawn`.
-            *args: Its positional arguments.
-            **kwargs: Its keyword arguments.
+            function: An async function; it and its arguments are as for `spawn`.
 
         Raises:
             TasksClosed: Before `open`, or once the drain of the tasks has begun.
             InvalidSetting: When `function` is not an async function.
         """
-        return self._start_from_anywhere(functools.partial(function, *args, **kwargs), "serve")
+        return self._start_from_anywhere("serve", _call("serve", function, *args, **kwargs))
 
     def statistics(self) -> TasksStatistics:
         """Return the counts of this moment."""
@@ -209,8 +210,9 @@ class Tasks:
 
         Waits also for tasks that are spawned meanwhile. The last tenth of the time, at most
         1 s, is kept for the clean-up of what has to be cancelled; that is awaited too. A task
-        that swallows its cancellation is reported and left behind. Cancelled while waiting:
-        all tasks are cancelled, and `close` awaits them.
+        that swallows its cancellation is reported and left behind. Cancelled while waiting
+        (a second signal): all tasks are cancelled, the lifecycle's losses name them, and
+        `close` awaits them.
 
         Args:
             until: Absolute monotonic time, in seconds. If it has passed, the clean-up of
@@ -224,11 +226,20 @@ class Tasks:
         self._state = _State.DRAINING
         left = max(0.0, until - self._clock.now())
         cut_at = until - min(_CLEAN_UP_MOST, left * _CLEAN_UP_SHARE)
+        losses: dict[TaskHandle[Any], Loss] = {}
         try:
             await self._finish(cut_at)
             await self._cancel(self._handles(is_service=True), cut_at)
             await self._finish(cut_at)  # a service may have spawned its last piece of work
-            return await self._cut(until)
+            losses = self._losses()
+            self._state = _State.CLOSED
+            await self._cancel(losses, until)
+            return list(losses.values())
+        except asyncio.CancelledError:
+            # Nothing can be returned now, and what was acknowledged must not vanish unnamed.
+            if self._lifecycle is not None:
+                self._lifecycle.losses.extend((losses or self._losses()).values())
+            raise
         finally:
             self._state = _State.CLOSED
             for handle in self._running.values():
@@ -240,19 +251,18 @@ class Tasks:
         await self._cancel(list(self._running.values()), self._clock.now() + _CLEAN_UP_MOST)
 
     def _start_from_anywhere(
-        self, call: "functools.partial[Coroutine[Any, Any, T]]", verb: str
+        self, verb: _Verb, call: "functools.partial[Coroutine[Any, Any, T]]"
     ) -> TaskHandle[T]:
-        _check_function(call.func, verb)
-        self._check_open(call, verb)
+        self._check_open(verb, call)
         context = context_without_deadline()
         if self._loop is None or self._loop is _running_loop():
-            return self._start(call, verb, context)
+            return self._start(verb, call, context)
         ticket: concurrent.futures.Future[TaskHandle[T]] = concurrent.futures.Future()
 
         def start_on_loop() -> None:
             if ticket.set_running_or_notify_cancel():
                 try:
-                    ticket.set_result(self._start(call, verb, context))
+                    ticket.set_result(self._start(verb, call, context))
                 except Exception as error:
                     ticket.set_exception(error)
 
@@ -269,9 +279,9 @@ class Tasks:
             self._refuse(call, "are closed, and so is their event loop")
 
     def _start(
-        self, call: "functools.partial[Coroutine[Any, Any, T]]", verb: str, context: Context
+        self, verb: _Verb, call: "functools.partial[Coroutine[Any, Any, T]]", context: Context
     ) -> TaskHandle[T]:
-        self._check_open(call, verb)
+        self._check_open(verb, call)
         is_service = verb == "serve"
         coroutine = context.run(call)
         if not asyncio.iscoroutine(coroutine):
@@ -287,7 +297,7 @@ class Tasks:
         task.add_done_callback(self._ended)
         return handle
 
-    def _check_open(self, call: "functools.partial[Any]", verb: str) -> None:
+    def _check_open(self, verb: _Verb, call: "functools.partial[Any]") -> None:
         if self._state is _State.OPEN or (self._state is _State.DRAINING and verb == "spawn"):
             return
         self._refuse(call, f"are {self._state.value}")
@@ -331,16 +341,13 @@ class Tasks:
                 return
             await asyncio.wait([handle._task for handle in handles], timeout=left)
 
-    async def _cut(self, until: float) -> list[Loss]:
-        """Cancel the spawned tasks that are left; return what was lost by that."""
-        self._state = _State.CLOSED
+    def _losses(self) -> dict[TaskHandle[Any], Loss]:
+        """Return what is lost by cutting the spawned tasks now."""
         now = self._clock.now()
-        losses = {
+        return {
             handle: Loss("task", handle.name, now - handle.started_at, waiting_place(handle._task))
             for handle in self._handles(is_service=False)
         }
-        await self._cancel(losses, until)
-        return list(losses.values())
 
     async def _cancel(self, handles: Iterable[TaskHandle[Any]], until: float) -> None:
         """Cancel and await these tasks, until `until` but at least 0.1 s; name who stays."""
@@ -367,7 +374,14 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _check_function(function: object, verb: str) -> None:
+def _call(
+    verb: _Verb,
+    function: Callable[P, Coroutine[Any, Any, T]],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> "functools.partial[Coroutine[Any, Any, T]]":
+    """Return the call to make later, or say what is wrong with `function`."""
     if inspect.iscoroutine(function):
         name = function.__qualname__
         function.close()  # else it is also reported as never awaited
@@ -377,11 +391,9 @@ def _check_function(function: object, verb: str) -> None:
         )
     if not callable(function):
         raise InvalidSetting(f"function of {verb}() must be an async function, not {function!r}")
+    return functools.partial(function, *args, **kwargs)
 
 
 def _name_of(call: "functools.partial[Any]") -> str:
-    function: object = call.func
-    while isinstance(function, functools.partial):
-        function = function.func
-    name = str(getattr(function, "__qualname__", type(function).__qualname__))
+    name = str(getattr(call.func, "__qualname__", type(call.func).__qualname__))
     return name.rpartition("<locals>.")[2]

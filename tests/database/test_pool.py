@@ -1,9 +1,8 @@
 """The pool: a bounded wait, in order of arrival, that loses no connection."""
 
-# ruff: noqa: PT012  # what must raise here is a whole block: a unit of work
-
 import asyncio
 import random
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -40,7 +39,7 @@ async def test_a_full_pool_says_so_in_time(database: Database, lifecycle: Lifecy
         assert 0.15 < time.monotonic() - began_at < 1
         statistics = database.statistics()
         assert (statistics.in_use, statistics.overflow, statistics.timeouts) == (2, 1, 1)
-    assert "2 of 2 in use, waited 0.20 s" in str(caught.value)
+    assert re.search(r"2 of 2 in use, waited 0\.\d\d s", str(caught.value))
     assert (caught.value.status, caught.value.retry_after) == (503, 1)
     assert [type(one) for one in seen] == [events.PoolWaitExpired]
 
@@ -98,7 +97,7 @@ async def test_a_connection_that_comes_back_after_the_close_is_closed(url: str) 
 
 
 async def test_a_gate_serves_in_the_order_of_arrival() -> None:
-    gate = Gate(1, max_wait=10, what="a test", on_timeout=lambda _: None)
+    gate = Gate(1, max_wait=10, what="a test", advice="wait", on_timeout=lambda _: None)
     order: list[int] = []
 
     async def enter(number: int) -> None:
@@ -116,7 +115,7 @@ async def test_a_gate_serves_in_the_order_of_arrival() -> None:
 
 
 async def test_a_gate_without_wait_refuses_at_once() -> None:
-    gate = Gate(1, max_wait=0, what="a test", on_timeout=lambda _: None)
+    gate = Gate(1, max_wait=0, what="a test", advice="wait", on_timeout=lambda _: None)
     await gate.acquire()
     with pytest.raises(PoolTimeout):
         await gate.acquire()
@@ -126,7 +125,7 @@ async def test_a_gate_without_wait_refuses_at_once() -> None:
 @pytest.mark.parametrize("seed", range(20))
 async def test_a_gate_loses_no_place_under_random_cancellations(seed: int) -> None:
     chance = random.Random(seed)
-    gate = Gate(3, max_wait=0.002, what="a test", on_timeout=lambda _: None)
+    gate = Gate(3, max_wait=0.002, what="a test", advice="wait", on_timeout=lambda _: None)
 
     async def enter() -> None:
         await gate.acquire()

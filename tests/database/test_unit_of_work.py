@@ -267,3 +267,43 @@ async def test_a_commit_that_raised_is_not_committed_by_the_next_user(
         async with database.session() as session:
             session.add(Item(name="a"))
     assert await names(database) == []
+
+
+async def test_a_begin_block_commits_or_raises_like_the_unit_itself(database: Database) -> None:
+    async with database.session() as session:
+        async with session.begin():
+            session.add(Item(name="a"))
+        assert database.statistics().in_use == 0
+        with pytest.raises(Refusal):
+            async with session.begin():
+                session.add(Item(name="b"))
+                await session.flush()
+                raise Refusal
+    with pytest.raises(CommitFailed):
+        async with database.session() as session, session.begin():
+            session.add(Tag(item_id=99))
+    assert await names(database) == ["a"]
+
+
+async def test_savepoints_in_two_tasks_at_once_are_refused(database: Database) -> None:
+    async def nested() -> None:
+        async with session.begin_nested():
+            await session.execute(text("SELECT 1"))
+
+    with pytest.raises(SessionShared):
+        async with database.session() as session:
+            await asyncio.gather(nested(), nested())
+
+
+async def test_a_commit_begun_in_time_is_not_reported_as_late(database: Database) -> None:
+    deadline = Deadline(time.monotonic() + 60)
+    event.listen(
+        database.engine.sync_engine,
+        "commit",
+        lambda _: deadline.shorten(time.monotonic()),
+        once=True,
+    )
+    with in_force(deadline):
+        async with database.session() as session:
+            session.add(Item(name="a"))
+    assert await names(database) == ["a"]

@@ -48,7 +48,13 @@ def test_other_scopes_pass_through() -> None:
 
 @pytest.mark.parametrize(
     ("default", "header", "expected"),
-    [(3.0, None, 3.0), (3.0, b"1.25", 1.25), (3.0, b"60", 3.0), (None, b"7", 7.0), (None, None, None)],
+    [
+        (3.0, None, 3.0),
+        (3.0, b"1.25", 1.25),
+        (3.0, b"60", 3.0),
+        (None, b"7", 7.0),
+        (None, None, None),
+    ],
 )
 def test_the_handler_sees_the_smaller_of_header_and_default(
     default: float | None, header: bytes | None, expected: float | None
@@ -144,7 +150,7 @@ def test_an_overdue_request_stays_in_flight_until_its_handler_ends() -> None:
         client = Client()
 
         async def serve() -> None:
-            with lifecycle.request("GET /slow"):
+            with lifecycle.request(client.scope):
                 await client.call(app, default=1.0)
 
         task = asyncio.create_task(serve())
@@ -286,6 +292,29 @@ def test_a_client_that_left_before_the_504_is_no_error() -> None:
         client = Gone()
         await client.call(app, default=1.0)
         assert client.seen == [DeadlineExpired("GET /slow", 1.0, answered=False)]
+
+    run_virtual(main())
+
+
+def test_the_events_come_in_order_when_the_client_reads_slowly() -> None:
+    async def main() -> None:
+        class Slow(Client):
+            async def send(self, message: Any) -> None:
+                await asyncio.sleep(1)
+                await super().send(message)
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await asyncio.sleep(math.inf)
+            finally:
+                await asyncio.sleep(0.5)
+
+        client = Slow()
+        await client.call(app, default=1.0)
+        expired, finished = client.seen
+        assert expired == DeadlineExpired("GET /slow", 1.0, answered=True)
+        assert isinstance(finished, OverdueFinished)
+        assert finished.late == pytest.approx(0.5)
 
     run_virtual(main())
 

@@ -1,6 +1,7 @@
 """Cancellations that are not the deadline's go through it, at every moment, and leave nothing."""
 
 import asyncio
+import gc
 import math
 from typing import Any
 
@@ -131,5 +132,21 @@ def test_requests_of_every_kind_leave_no_task_and_no_timer() -> None:
         calls = [c.call(HANDLERS[n % 5], default=1.0) for n, c in enumerate(clients)]
         await asyncio.gather(*calls)
         assert [c.statuses for c in clients] == [[504], [504], [504], [200], [200]] * 40
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("app", HANDLERS)
+def test_a_request_leaves_no_garbage_for_the_collector(app: Any) -> None:
+    async def main() -> None:
+        await Client().call(app, default=1.0)
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                await Client().call(app, default=1.0)
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
 
     run_virtual(main())

@@ -26,10 +26,15 @@ class Work:
     """A thread's work: it ends when the test releases it."""
 
     release: threading.Event = field(default_factory=threading.Event)
+    began: asyncio.Event = field(default_factory=asyncio.Event)
     log: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
 
     def block(self) -> str:
         self.log.append("began")
+        self.loop.call_soon_threadsafe(self.began.set)
         assert self.release.wait(30), "the test forgot to release the thread"
         self.log.append("ended")
         return "done"
@@ -83,6 +88,8 @@ def async_endpoint(work: Work) -> FastAPI:
             yield
             work.log.append("commit")
         except BaseException as error:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
             work.log.append(f"rollback {type(error).__name__}")
             raise
 
@@ -152,14 +159,13 @@ def borrowed() -> int:
 @pytest.mark.parametrize("make", APPS)
 async def test_the_504_leaves_and_the_thread_keeps_its_token(make: Callable[[Work], Any]) -> None:
     work, client = Work(), Client()
-    call = client.call(make(work), default=0.05, answer_grace=0.005, clock=MONOTONIC)
-    task = asyncio.create_task(call)
+    task = asyncio.create_task(client.call(make(work), clock=MONOTONIC))
     try:
+        await work.began.wait()
+        await client.expire()
         await client.answered.wait()
         assert (client.statuses, client.is_whole) == ([504], True)
         assert client.problem["code"] == "SP301"
-        for _ in range(20):
-            await asyncio.sleep(0)
         assert work.log == ["began"]
         assert borrowed() == 1
         assert not task.done()
@@ -182,11 +188,15 @@ async def test_the_504_leaves_and_the_thread_keeps_its_token(make: Callable[[Wor
 
 async def test_a_request_that_still_waits_for_a_thread_never_runs() -> None:
     work, first, second = Work(), Client(), Client()
-    anyio.to_thread.current_default_thread_limiter().total_tokens = 1
     app = def_endpoint(work)
-    calls = [c.call(app, default=0.05, clock=MONOTONIC) for c in (first, second)]
-    tasks = [asyncio.create_task(call) for call in calls]
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    limiter.total_tokens = 1
+    tasks = [asyncio.create_task(c.call(app, clock=MONOTONIC)) for c in (first, second)]
     try:
+        while not limiter.statistics().tasks_waiting or not work.began.is_set():
+            await asyncio.sleep(0)
+        await first.expire()
+        await second.expire()
         await tasks[1]
         await first.answered.wait()
         assert (first.statuses, second.statuses, work.log) == ([504], [504], ["began"])
@@ -204,8 +214,11 @@ async def test_a_thread_started_with_abandon_on_cancel_is_abandoned() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await anyio.to_thread.run_sync(work.block, abandon_on_cancel=True)
 
+    task = asyncio.create_task(client.call(app, clock=MONOTONIC))
     try:
-        await client.call(app, default=0.05, clock=MONOTONIC)
+        await work.began.wait()
+        await client.expire()
+        await task
         assert client.statuses == [504]
         assert work.log == ["began"]
     finally:
@@ -223,9 +236,13 @@ async def test_a_thread_that_ends_within_the_grace_may_still_answer() -> None:
         await client.send(message)
         await asyncio.sleep(0)  # a cancellation would land here
 
-    wrapped = client.wrap(app, default=0.05, answer_grace=30, clock=MONOTONIC)
+    wrapped = client.wrap(app, answer_grace=30, clock=MONOTONIC)
     task = asyncio.create_task(wrapped(client.scope, client.receive, send))
-    asyncio.get_running_loop().call_later(0.1, work.release.set)
+    try:
+        await work.began.wait()
+        await client.expire()
+    finally:
+        work.release.set()
     await task
     assert (client.statuses, client.is_whole) == ([200], True)
     assert [type(event) for event in client.seen] == [DeadlineExpired]
@@ -234,9 +251,10 @@ async def test_a_thread_that_ends_within_the_grace_may_still_answer() -> None:
 
 async def test_a_foreign_cancellation_while_the_thread_runs_goes_through() -> None:
     work, client = Work(), Client()
-    call = client.call(async_endpoint(work), default=0.05, answer_grace=0.005, clock=MONOTONIC)
-    task = asyncio.create_task(call)
+    task = asyncio.create_task(client.call(async_endpoint(work), clock=MONOTONIC))
     try:
+        await work.began.wait()
+        await client.expire()
         await client.answered.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -247,7 +265,7 @@ async def test_a_foreign_cancellation_while_the_thread_runs_goes_through() -> No
 
 
 async def test_a_sync_stream_cut_by_its_deadline_keeps_the_token_until_its_step_ends() -> None:
-    work, client = Work(), Client([(b"x-request-timeout", b"0.05")])
+    work, client = Work(), Client()
     app = FastAPI()
 
     @app.get("/slow")
@@ -258,12 +276,11 @@ async def test_a_sync_stream_cut_by_its_deadline_keeps_the_token_until_its_step_
 
         return StreamingResponse(body())
 
-    expired = asyncio.Event()
-    client.events.subscribe(lambda event: expired.set())
     task = asyncio.create_task(client.call(app, clock=MONOTONIC))
     try:
-        await expired.wait()
-        await asyncio.sleep(0)
+        await work.began.wait()
+        await client.expire()
+        assert [type(event) for event in client.seen] == [DeadlineExpired]
         assert (borrowed(), task.done()) == (1, False)
     finally:
         work.release.set()
@@ -282,8 +299,9 @@ async def test_threads_that_raise_are_no_different() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await run_in_threadpool(partial(fail))
 
-    call = client.call(app, default=0.05, answer_grace=0.005, clock=MONOTONIC)
-    task = asyncio.create_task(call)
+    task = asyncio.create_task(client.call(app, clock=MONOTONIC))
+    await work.began.wait()
+    await client.expire()
     await client.answered.wait()
     work.release.set()
     with pytest.raises(ConnectionError):

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stormproof._core.deadline import Deadline, in_force
@@ -102,7 +102,8 @@ class Crowd:
         assert now.admitted == len(self.admitted) == self.released + now.in_use
 
 
-@settings(max_examples=300, deadline=None)
+# too_slow measures a busy machine, not the limiter.
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     capacity=st.integers(1, 4),
     max_queue=st.none() | st.integers(0, 5),

@@ -66,9 +66,17 @@ class Database:
         self._is_open = False
         self._out: dict[Any, Checkout] = {}
         self._gate = self._new_gate(
-            pool_size + max_overflow, max_wait, f"the connections of {name!r}"
+            pool_size + max_overflow,
+            max_wait,
+            f"the connections of {name!r}",
+            "hold sessions for less time, enlarge the pool, or limit requests earlier",
         )
-        self._writers = self._new_gate(1, max_wait, f"the one writer of SQLite at {self._place}")
+        self._writers = self._new_gate(
+            1,
+            max_wait,
+            f"the one writer of SQLite at {self._place}",
+            "write in shorter units of work, read with read_session(), or move to PostgreSQL",
+        )
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
         self._engine = self._new_engine(options, pool_size, max_overflow, pre_ping)
 
@@ -206,11 +214,11 @@ class Database:
         finally:
             await session.end()
 
-    def _new_gate(self, capacity: int, max_wait: float, what: str) -> Gate:
+    def _new_gate(self, capacity: int, max_wait: float, what: str, advice: str) -> Gate:
         def expired(waited: float) -> None:
             self._events.emit(PoolWaitExpired(waited, capacity))
 
-        return Gate(capacity, max_wait=max_wait, what=what, on_timeout=expired)
+        return Gate(capacity, max_wait=max_wait, what=what, advice=advice, on_timeout=expired)
 
     def _new_engine(
         self, options: dict[str, Any], pool_size: int, max_overflow: int, pre_ping: bool
@@ -220,7 +228,7 @@ class Database:
             "max_overflow": max_overflow,
             "pool_pre_ping": pre_ping,
             "poolclass": GatedPool,
-            "connect_args": {**self._connect_arguments(), **options.pop("connect_args", {})},
+            "connect_args": self._connect_arguments(options.pop("connect_args", {})),
         }
         try:
             engine = create_async_engine(self._url, **ours, **options)
@@ -235,14 +243,14 @@ class Database:
             isolate(engine, self._writers, self._place)
         return engine
 
-    def _connect_arguments(self) -> dict[str, Any]:
+    def _connect_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         if not self._is_sqlite:
-            return {"timeout": _CONNECT_TIMEOUT}
+            return {"timeout": _CONNECT_TIMEOUT, **given}
         from ._sqlite import connector
 
         # The driver must not begin transactions of its own accord: we begin them.
         busy_ms = round(self._gate.max_wait * 1000)
-        return {"async_creator_fn": connector(busy_ms), "isolation_level": None}
+        return {**given, "async_creator_fn": connector(busy_ms), "isolation_level": None}
 
     @property
     def _read_only(self) -> Mapping[str, Any]:

@@ -50,11 +50,18 @@ class Gate:
         capacity: How many may be inside.
         max_wait: Longest wait in seconds; the deadline in force shortens it.
         what: What is waited for, in words, for the message.
+        advice: The way out, in words, for the message.
         on_timeout: Called with the seconds waited when a wait ended without a place.
     """
 
     def __init__(
-        self, capacity: int, *, max_wait: float, what: str, on_timeout: Callable[[float], None]
+        self,
+        capacity: int,
+        *,
+        max_wait: float,
+        what: str,
+        advice: str,
+        on_timeout: Callable[[float], None],
     ) -> None:
         self.capacity = capacity
         self.max_wait = max_wait
@@ -63,6 +70,7 @@ class Gate:
         self.emptied = asyncio.Event()
         self.emptied.set()
         self._what = what
+        self._advice = advice
         self._on_timeout = on_timeout
         # Ordered so that both the next waiter and one that gives up are found in O(1).
         self._waiters: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
@@ -132,8 +140,7 @@ class Gate:
         if wait < self.max_wait and left is not None and left <= wait:
             raise DeadlineExceeded(f"the deadline passed while waiting for {facts}")
         raise PoolTimeout(
-            f"no place came free for {facts}, {self.waiting} more waiting; "
-            "hold sessions for less time, enlarge the pool, or limit requests earlier",
+            f"no place came free for {facts}, {self.waiting} more waiting; {self._advice}",
             retry_after=1,
         )
 
@@ -149,6 +156,9 @@ class GatedPool(AsyncAdaptedQueuePool):
     take the connection a waiter was woken for), and does not notice when a connect that failed
     made room.
     """
+
+    # SQLAlchemy logs a pool under its class's module: who set levels for its pools means this one.
+    __module__ = "sqlalchemy.pool.impl"
 
     gate: Gate
     out: dict[ConnectionPoolEntry, Checkout]

@@ -2,8 +2,8 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
@@ -18,7 +18,10 @@ from stormproof.errors import (
 )
 
 from ._faults import first_line, is_connection_lost, unavailable
-from ._waiting import to_the_end
+from ._waiting import PATIENCE, to_the_end
+
+_COMMIT_LIMIT = 30.0
+"""Seconds a COMMIT may take where no deadline is in force."""
 
 Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
@@ -85,26 +88,36 @@ class DatabaseSession(AsyncSession):
         self._check_open()
         super().add_all(instances)
 
+    def begin(self) -> AsyncSessionTransaction:
+        """Return a block that ends with this session's `commit`, or `rollback` when it raises."""
+        self._check_open()
+        return _Transaction(self)
+
     def begin_nested(self) -> AsyncSessionTransaction:
         """Return a block that is rolled back alone when it raises (SAVEPOINT)."""
         self._check_open()
-        return super().begin_nested()
+        return _Transaction(self, nested=True)
 
     async def commit(self) -> None:
         """Flush, then COMMIT, and give the connection back; the next statement takes a new one.
 
-        Cancelled during the flush: nothing is stored. Cancelled during the COMMIT: it still runs
-        to its end (at most 5 s), the cancellation is raised after that, and the work may be
-        stored.
+        Nothing is committed once the deadline has passed; a COMMIT that was begun in time may
+        end 5 s after it (without a deadline, after 30 s). Cancelled during the flush: nothing is
+        stored. Cancelled during the COMMIT: it still runs to its end, for at most 5 s, the
+        cancellation is raised after that, and the work may be stored.
 
         Raises:
             CommitFailed: The database refused the COMMIT; nothing is stored.
-            DeadlineExceeded: The deadline had passed, so nothing was committed.
+            DeadlineExceeded: The deadline had passed; nothing is stored.
+            DatabaseUnavailable: The connection was lost, or the COMMIT was not answered in time;
+                whether the work is stored is unknown.
         """
         await self.flush()
-        async with self._turn():
+        left = self._left()
+        with self._held():
             try:
-                await to_the_end(super().commit())
+                within = _COMMIT_LIMIT if left is None else left + PATIENCE
+                await to_the_end(super().commit(), within=within)
             except Exception as error:
                 # SQLAlchemy returns a connection whose commit raised to the pool as it is, if the
                 # transaction is still open with it: the next user would commit this work.
@@ -114,9 +127,8 @@ class DatabaseSession(AsyncSession):
 
     async def rollback(self) -> None:
         """Undo everything since the last commit; runs to its end also when cancelled."""
-        self._check_open()
-        self._check_alone()
-        await to_the_end(super().rollback())
+        with self._held():
+            await to_the_end(super().rollback())
 
     async def end(self) -> None:
         """End the unit of work: cut what still runs, undo what was not committed.
@@ -142,40 +154,51 @@ class DatabaseSession(AsyncSession):
         """End the unit of work early, without a commit; the session cannot be used after it."""
         await self.end()
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Hold the session for one operation of the running task, until the deadline at most.
-
-        A task that holds it may go on to a second operation inside the first.
-        """
-        task = asyncio.current_task()
-        if task is not None and self._user is task:
-            yield
-            return
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep the session for the running task; not entered twice by one task."""
         self._check_open()
         self._check_alone()
-        left = remaining()
-        if left is not None and left <= 0:
-            raise DeadlineExceeded(f"the deadline passed before a statement on {self._place}")
-        self._user = task
+        self._user = asyncio.current_task()
         try:
-            async with asyncio.timeout(left) as self._limit:
-                yield
-        except TimeoutError as error:
-            if self._limit is None or not self._limit.expired():
-                raise
-            self._check_open()
-            raise DeadlineExceeded(
-                f"the deadline passed during a statement on {self._place}"
-            ) from error
-        except (DBAPIError, ConnectionError) as error:
-            if not is_connection_lost(error):
-                raise
-            raise unavailable(self._place, error) from error
+            yield
         finally:
             self._user = self._limit = None
             if self._came_free is not None:
                 self._came_free.set()
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Hold the session for one statement of the running task, until the deadline at most.
+
+        A task that holds it may go on to a second statement inside the first.
+        """
+        if self._user is not None and self._user is asyncio.current_task():
+            yield
+            return
+        with self._held():
+            limit = self._limit = asyncio.timeout(self._left())
+            try:
+                async with limit:
+                    yield
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise
+                self._check_open()  # it was not the deadline that cut it, but the block's end
+                raise DeadlineExceeded(
+                    f"the deadline passed during a statement on {self._place}"
+                ) from error
+            except (DBAPIError, ConnectionError) as error:
+                if not is_connection_lost(error):
+                    raise
+                raise unavailable(self._place, error) from error
+
+    def _left(self) -> float | None:
+        """Return the seconds left of the deadline, None without one; raise when it has passed."""
+        left = remaining()
+        if left is not None and left <= 0:
+            raise DeadlineExceeded(f"the deadline passed before a statement on {self._place}")
+        return left
 
     def _check_open(self) -> None:
         if self._has_ended:
@@ -194,7 +217,7 @@ class DatabaseSession(AsyncSession):
             )
 
     def _commit_failed(self, error: Exception) -> Exception:
-        if is_connection_lost(error):
+        if is_connection_lost(error) or isinstance(error, TimeoutError):
             return unavailable(
                 self._place, error, "during the COMMIT: whether the work is stored is unknown"
             )
@@ -204,3 +227,34 @@ class DatabaseSession(AsyncSession):
         return CommitFailed(
             f"the COMMIT on {self._place} failed, nothing of this unit of work is stored: {cause}"
         )
+
+
+class _Transaction(AsyncSessionTransaction):
+    """The block of `begin()` or `begin_nested()`, with the promises of the session."""
+
+    __slots__ = ()
+
+    session: DatabaseSession
+
+    async def start(self, is_ctxmanager: bool = False) -> AsyncSessionTransaction:
+        async with self.session._turn():
+            # SQLAlchemy's own block would end with a COMMIT without our promises.
+            return await super().start(is_ctxmanager and self.nested)
+
+    async def commit(self) -> None:
+        if not self.nested:
+            return await self.session.commit()
+        async with self.session._turn():
+            return await super().commit()
+
+    async def rollback(self) -> None:
+        if not self.nested:
+            return await self.session.rollback()
+        with self.session._held():
+            return await to_the_end(super().rollback())
+
+    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if self.nested:
+            with self.session._held():
+                return await super().__aexit__(kind, error, traceback)
+        return await (self.session.commit() if kind is None else self.session.rollback())

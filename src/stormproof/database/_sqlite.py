@@ -4,6 +4,7 @@ import asyncio
 import math
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ READ_ONLY = "stormproof_read_only"
 # An interrupt that arrives between two steps of SQLite is forgotten, so it is repeated.
 _INTERRUPT_EVERY = 0.01
 # These are brief, and half of one is worse than a late one.
-_NEVER_CUT = frozenset({"close", "rollback", "_commit_or_undo"})
+_NEVER_CUT = frozenset({"close", "commit", "rollback"})
 
 
 class _Call:
@@ -43,6 +44,32 @@ class _Call:
             return self._function()
         finally:
             self.is_over = True
+
+
+class _TidyConnection(sqlite3.Connection):
+    """A connection that leaves no transaction, and so no lock, behind."""
+
+    def commit(self) -> None:
+        """COMMIT; when SQLite refuses it, roll back.
+
+        SQLite leaves the refused transaction open, and SQLAlchemy returns the connection to the
+        pool like that: with the write lock, and unable to begin.
+        """
+        try:
+            super().commit()
+        except sqlite3.Error:
+            self.rollback()
+            raise
+
+    def close(self) -> None:
+        """Roll back, then close.
+
+        Since Python 3.11 a closed connection lives on, with its lock, until the last cursor is
+        gone; the traceback of a cancelled statement holds one.
+        """
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
 
 
 class InterruptibleConnection(aiosqlite.Connection):
@@ -95,21 +122,6 @@ class InterruptibleConnection(aiosqlite.Connection):
         if statement is not None:
             self._conn.execute(statement)
 
-    async def commit(self) -> None:
-        """COMMIT; when SQLite refuses it, roll back.
-
-        SQLite leaves the refused transaction open, and SQLAlchemy returns the connection to the
-        pool like that: with the write lock, and unable to begin.
-        """
-        await self._execute(self._commit_or_undo)
-
-    def _commit_or_undo(self) -> None:
-        try:
-            self._conn.commit()
-        except sqlite3.Error:
-            self._conn.rollback()
-            raise
-
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if getattr(fn, "__name__", "") in _NEVER_CUT:
             return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
@@ -137,7 +149,7 @@ def connector(busy_ms: int) -> Callable[..., InterruptibleConnection]:
 
     def connect(database: str, **arguments: Any) -> InterruptibleConnection:
         def opened() -> sqlite3.Connection:
-            raw: sqlite3.Connection = sqlite3.connect(database, **arguments)
+            raw = _TidyConnection(database, **arguments)
             try:
                 raw.execute(f"PRAGMA busy_timeout = {busy_ms}")
                 raw.execute("PRAGMA journal_mode = WAL")

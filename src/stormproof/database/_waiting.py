@@ -6,16 +6,25 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_PATIENCE = 5.0
+PATIENCE = 5.0
 """Seconds the work may still take after its caller was cancelled."""
 
 
-async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+async def to_the_end(work: Coroutine[Any, Any, T], *, within: float | None = None) -> T:
     """Run `work` to its end, also when the caller is cancelled; that is raised afterwards.
 
     From the cancellation on, `work` has 5 s; then it is cancelled too.
+
+    Args:
+        work: What to run; it gets a task of its own.
+        within: Seconds after which `work` is cancelled in any case, None for never.
+
+    Raises:
+        TimeoutError: `work` was not over `within` its time.
     """
+    loop = asyncio.get_running_loop()
     task = asyncio.create_task(work)
+    timers = [] if within is None else [loop.call_later(within, task.cancel)]
     cancelled: asyncio.CancelledError | None = None
     try:
         while not task.done():
@@ -23,12 +32,16 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
                 await asyncio.wait((task,))
             except asyncio.CancelledError as error:
                 if cancelled is None:
-                    asyncio.get_running_loop().call_later(_PATIENCE, task.cancel)
+                    timers.append(loop.call_later(PATIENCE, task.cancel))
                 cancelled = error
-        if cancelled is None:
-            return task.result()
-        if not task.cancelled():
-            task.exception()  # looked at: the cancellation goes before it
-        raise cancelled
+        if cancelled is not None:
+            if not task.cancelled():
+                task.exception()  # looked at: the cancellation goes before it
+            raise cancelled
+        if task.cancelled():
+            raise TimeoutError(f"not over after {within} s")
+        return task.result()
     finally:
         cancelled = None  # the traceback of an exception must not hold its own frame
+        for timer in timers:
+            timer.cancel()

@@ -99,6 +99,7 @@ class TimedRequest:
     _is_overdue = False
     _is_ended = False
     _is_reported = False
+    _late = 0.0  # seconds from the deadline to the handler's end
 
     def __init__(
         self, deadline: RequestDeadline, scope: Scope, send: Send, grace: float, events: Events
@@ -137,6 +138,8 @@ class TimedRequest:
                 await self._settle()
         finally:
             self._end()
+            if self._is_overdue:
+                self._events.emit(OverdueFinished(request_name(self._scope), self._late))
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass on what the handler sends, until the deadline's answer has taken its place."""
@@ -177,13 +180,15 @@ class TimedRequest:
         self._timer = self._loop.call_later(self._grace, self._grace_over)
         self._stop_handler()
 
-    def _stop_handler(self, _: object = None) -> None:
+    def _stop_handler(self, ended: asyncio.Future[Any] | None = None) -> None:
         """Cancel the handler once; if it waits for a thread, as soon as the thread has ended.
 
         The thread's result is not lost on the way: the cancellation lands at the next `await`.
         """
         if self._is_ended or (self._is_started and not self._is_closed):
             return
+        if ended is not None and ended.cancelled():
+            return  # someone else cancelled the wait: a second time would hit the clean-up
         thread = thread_of(self._task)
         if thread is not None:
             thread.add_done_callback(self._stop_handler)
@@ -233,7 +238,7 @@ class TimedRequest:
 
     async def _drop_answer(self) -> None:
         self._end()
-        if self._answer is not None:
+        if self._answer is not None and not self._answer.done():
             self._answer.cancel()
             await asyncio.wait([self._answer])
 
@@ -245,10 +250,10 @@ class TimedRequest:
         self._deadline.on_change = None
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         self._take_back_cancel()
-        if self._is_overdue and self._expired_at is not None:
-            late = self._deadline.clock.now() - self._expired_at
-            self._events.emit(OverdueFinished(request_name(self._scope), late))
+        if self._expired_at is not None:
+            self._late = self._deadline.clock.now() - self._expired_at
 
     def _timeout(self) -> float:
         return (self._expired_at or 0.0) - self._deadline.arrived_at

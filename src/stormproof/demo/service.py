@@ -43,9 +43,11 @@ tasks = stormproof.Tasks()
 query_limit = stormproof.Limiter(10, name="query")
 
 app = FastAPI(title="stormproof demo", lifespan=lifespan)
-stormproof.install(app, neighbours, database, upstream, tasks)
+lifecycle = stormproof.install(app, neighbours, database, upstream, tasks)
+query_limit.events = lifecycle.events
 
 Session = Annotated[AsyncSession, stormproof.session(database)]
+ReadSession = Annotated[AsyncSession, stormproof.read_session(database)]
 Email = Annotated[str, Query(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
 
 
@@ -73,7 +75,7 @@ async def async_endpoint() -> dict[str, str]:
 
 
 @app.get("/items")
-async def list_items(session: Session) -> list[ItemOut]:
+async def list_items(session: ReadSession) -> list[ItemOut]:
     """Return all items."""
     items = await session.scalars(select(Item).order_by(Item.id))
     return [ItemOut.model_validate(item) for item in items]
@@ -89,7 +91,7 @@ async def create_item(new: ItemIn, session: Session) -> ItemOut:
 
 
 @app.get("/items/{id}")
-async def get_item(id: ItemId, session: Session) -> ItemOut:
+async def get_item(id: ItemId, session: ReadSession) -> ItemOut:
     """Return one item."""
     item = await session.get(Item, id)
     if item is None:
@@ -142,7 +144,7 @@ async def aggregate() -> dict[str, Any]:
 
 @app.get("/query")
 async def query(
-    q: str, session: Session, ms: Annotated[int, Query(ge=0, le=60_000)] = 50
+    q: str, session: ReadSession, ms: Annotated[int, Query(ge=0, le=60_000)] = 50
 ) -> dict[str, Any]:
     """Count the items whose name contains `q`, for about `ms` milliseconds, ten at once."""
     async with query_limit.slot():

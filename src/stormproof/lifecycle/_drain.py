@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -31,6 +32,10 @@ _IDLE_BEFORE_CLOSE = 1.0
 A client may be writing its next request just as the server closes; after a second in which
 it saw `Connection: close` on each answer, or sent nothing, that race is gone.
 """
+
+_LISTENER_CLOSES_WITHIN = 0.5
+"""Seconds after which a request on a new connection is refused: uvicorn looks whether it is to
+stop every 0.1 s, and whoever comes in until then is served."""
 
 _FORCED_GRACE = 0.5
 """Seconds that a second signal leaves for cancelled work to run its `finally` blocks."""
@@ -74,7 +79,6 @@ class Drain:
         parts: The parts, in the order they were opened.
 
     Attributes:
-        is_refusing: Whether new requests get 503 (once the listener is closed).
         start_error: Why the start failed, for the server's log; None if it did not.
     """
 
@@ -85,12 +89,18 @@ class Drain:
 
     def restart(self) -> None:
         """Make ready for a new life of the same app."""
-        self.is_refusing = False
         self.start_error: StormproofError | None = None
         self._began_at = 0.0
+        self._refuses_at = math.inf
         self._is_forced = False
+        self._is_finishing = False
         self._server: Server = NoServer()
         self._front: asyncio.Task[None] | None = None
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether new requests get 503: the listener should be closed by now, and yet they come."""
+        return self.lifecycle.clock.now() >= self._refuses_at
 
     def begin(self, server: Server | None = None, *, prestop: float | None = None) -> None:
         """Begin to drain: readiness turns 503 and the lame duck starts. Again: does nothing.
@@ -111,7 +121,7 @@ class Drain:
         lifecycle.enter(Phase.DRAINING)
         duck = lifecycle.prestop if prestop is None else prestop
         _log.info(
-            "draining: %d requests and %d streams open; lame duck %.1f s, all over in %.1f s",
+            "draining: requests open: %d (streams: %d); lame duck %g s, all over in %g s",
             len(lifecycle.requests), len(lifecycle.streams), duck, lifecycle.grace,
         )  # fmt: skip
         self._front = asyncio.create_task(self._drain_front(duck), name="stormproof drain")
@@ -131,6 +141,7 @@ class Drain:
         listener by itself. Ends by the shutdown deadline. Cancelled: the front half is
         cancelled and awaited, and parts are closed without being drained.
         """
+        self._is_finishing = True
         self.begin(prestop=0.0)
         front = self._front
         assert front is not None  # begin() made it
@@ -164,9 +175,13 @@ class Drain:
             idle_until = self._began_at + _IDLE_BEFORE_CLOSE
             await self._wait(self._no_connections, lambda: min(idle_until, self._requests_until()))
         self._server.stop_listening()
-        self.is_refusing = True
-        await self._wait(lambda: not self.lifecycle.requests, self._requests_until)
+        self._refuses_at = self.lifecycle.clock.now() + _LISTENER_CLOSES_WITHIN
+        # Also while no request is open the server may be held up, by a reader that stalls.
+        await self._wait(self._is_server_done, self._requests_until)
         await self._cut_requests()
+
+    def _is_server_done(self) -> bool:
+        return self._is_finishing and not self.lifecycle.requests
 
     def _no_connections(self) -> bool:
         return not self._server.has_connections()
@@ -192,10 +207,8 @@ class Drain:
                 entry.task.cancel()
         await self._wait(lambda: not self.lifecycle.requests, _from_now(self, _FORCED_GRACE))
         stuck = [entry.task for entry in self.lifecycle.requests if entry.task is not None]
-        if cut:
+        if cut or not self._is_finishing:
             self._server.abort_connections(stuck)
-        elif self._is_forced:
-            self._server.abort_connections(())
 
     def _note_loss(self, entry: InFlight) -> None:
         if entry.is_answered and (entry.status or 0) >= 500:

@@ -1,0 +1,191 @@
+"""PostgreSQL dies in the middle, and comes back."""
+
+# ruff: noqa: PT012  # what must raise here is a whole block: a unit of work
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from stormproof._core.deadline import Deadline, in_force
+from stormproof.database import Database
+from stormproof.errors import DatabaseUnavailable, DeadlineExceeded
+
+from .model import Item, Model, names
+
+
+@pytest.fixture
+async def database(postgres_database: str) -> AsyncIterator[Database]:
+    database = Database(postgres_database, pool_size=2, max_overflow=0, max_wait=1)
+    async with database:
+        async with database.engine.begin() as connection:
+            await connection.run_sync(Model.metadata.create_all)
+        yield database
+        assert database.statistics().in_use == 0
+
+
+class Relay:
+    """Stands between us and the server, and can be stopped, started and made silent."""
+
+    def __init__(self, server_url: str) -> None:
+        parts = urlsplit(server_url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._target = parts.hostname, parts.port
+        self._parts = parts
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.is_silent = False
+
+    @property
+    def url(self) -> str:
+        return self._parts._replace(netloc=f"postgres@127.0.0.1:{self._port}").geturl()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        server_reader, server_writer = await asyncio.open_connection(*self._target)
+        self._writers |= {writer, server_writer}
+        try:
+            await asyncio.gather(
+                self._pipe(reader, server_writer),
+                self._pipe(server_reader, writer),
+            )
+        finally:
+            self._writers -= {writer, server_writer}
+            self._tasks.discard(task)
+
+    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if not self.is_silent:
+                    writer.write(data)
+        writer.close()
+
+
+@pytest.fixture
+async def relay(postgres_database: str) -> AsyncIterator[Relay]:
+    relay = Relay(postgres_database)
+    await relay.start()
+    yield relay
+    await relay.stop()
+
+
+async def cut_all_connections(url: str) -> None:
+    """Do what a restart of the server does to its clients."""
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    try:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    finally:
+        await connection.close()
+
+
+async def test_a_connection_that_dies_between_statements(
+    database: Database, postgres_database: str
+) -> None:
+    with pytest.raises(DatabaseUnavailable) as caught:
+        async with database.session() as session:
+            session.add(Item(name="a"))
+            await session.flush()
+            await cut_all_connections(postgres_database)
+            await session.execute(text("SELECT 1"))
+    assert (caught.value.status, caught.value.retry_after) == (503, 1)
+    assert await names(database) == []
+
+
+async def test_a_connection_that_dies_during_a_statement(
+    database: Database, postgres_database: str
+) -> None:
+    async def sleep() -> None:
+        async with database.session() as session:
+            await session.execute(text("SELECT 1"))
+            await session.execute(text("SELECT pg_sleep(20)"))
+
+    task = asyncio.create_task(sleep())
+    while not task.done():
+        await cut_all_connections(postgres_database)
+    with pytest.raises(DatabaseUnavailable):
+        await task
+    assert await names(database) == []
+
+
+async def test_a_connection_that_dies_before_the_commit_says_that_it_is_unknown(
+    database: Database, postgres_database: str
+) -> None:
+    with pytest.raises(DatabaseUnavailable, match="unknown"):
+        async with database.session() as session:
+            session.add(Item(name="a"))
+            await session.flush()
+            await cut_all_connections(postgres_database)
+    assert await names(database) == []
+
+
+async def test_idle_connections_that_died_are_replaced_unseen(
+    database: Database, postgres_database: str
+) -> None:
+    assert await names(database) == []
+    await cut_all_connections(postgres_database)
+    assert await names(database) == []
+
+
+async def test_while_the_server_is_down_callers_get_503_and_then_service_again(
+    relay: Relay,
+) -> None:
+    database = Database(relay.url, pool_size=2, max_overflow=0, max_wait=30)
+    async with database:
+        await work(database)
+        await relay.stop()
+        began_at = time.monotonic()
+        outcomes = await asyncio.gather(
+            *(work(database) for _ in range(10)), return_exceptions=True
+        )
+        # Also those that waited for one of the two places learn it, long before their max_wait.
+        assert time.monotonic() - began_at < 5
+        assert {type(one) for one in outcomes} == {DatabaseUnavailable}
+        assert database.statistics().in_use == 0
+        await relay.start()
+        await work(database)
+        assert database.statistics().in_use == 0
+
+
+async def test_a_server_that_goes_silent_does_not_hold_the_caller_past_the_deadline(
+    relay: Relay,
+) -> None:
+    database = Database(relay.url, pool_size=1, max_overflow=0)
+    async with database:
+        await work(database)
+        relay.is_silent = True
+        began_at = time.monotonic()
+        with in_force(Deadline(began_at + 0.2)), pytest.raises(DeadlineExceeded):
+            await work(database)
+        # asyncpg and SQLAlchemy say goodbye for up to 2 s before they give up the connection.
+        assert time.monotonic() - began_at < 4
+        relay.is_silent = False
+        await work(database)
+
+
+async def work(database: Database) -> None:
+    async with database.session() as session:
+        await session.execute(text("SELECT 1"))
