@@ -16,7 +16,18 @@ def waiting_place(task: "asyncio.Task[Any]") -> str:
     frames = list(_frames(task.get_coro()))
     if not frames:
         return "an unknown place"
-    frame = next((f for f in reversed(frames) if not _is_in_stdlib(f)), frames[-1])
+    return _shown(next((f for f in reversed(frames) if not _is_in_stdlib(f)), frames[-1]))
+
+
+def innermost_place(frame: FrameType) -> str:
+    """Return the same for a thread that runs: its innermost frame outside the standard library."""
+    found: FrameType | None = frame
+    while found is not None and _is_in_stdlib(found):
+        found = found.f_back
+    return _shown(found or frame)
+
+
+def _shown(frame: FrameType) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 

@@ -1,0 +1,267 @@
+"""The admin listener: health, metrics and a rehearsal of the drain, answered from a thread."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from types import TracebackType
+from typing import Any, Protocol
+
+from stormproof.errors import InvalidSetting, PortInUse
+
+from ._snapshot import WorkerSnapshot
+
+STUCK_AFTER = 1.0
+"""Seconds without a heartbeat after which a loop counts as stuck."""
+
+_LOOPBACK = "127.0.0.1"
+_IDLE = 5.0
+"""Seconds that a client of this listener has to send its request."""
+
+_JSON = "application/json"
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+_Answer = tuple[int, str, str]
+
+
+class Snapshots(Protocol):
+    """Who knows the workers: an `Observer` of one, or a supervisor of many."""
+
+    def __call__(self, *, with_open: bool) -> Sequence[WorkerSnapshot]:
+        """Return each worker's state; `with_open` asks for what a SIGTERM would find."""
+        ...
+
+
+def parse_admin(text: str) -> tuple[str, int]:
+    """Return host and port of `PORT`, which means loopback, or of `HOST:PORT`.
+
+    Raises:
+        InvalidSetting: It is neither.
+    """
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise InvalidSetting(
+            f"--admin must be PORT (then on {_LOOPBACK}) or HOST:PORT; got {text!r}"
+        )
+    return host.strip("[]") or _LOOPBACK, int(port)
+
+
+class AdminServer:
+    """Answers GET /livez, /readyz, /metrics and /drain from threads of its own.
+
+    It speaks also while the event loop is stuck, which is what it is for. Everything it tells
+    is meant for operators: bind it to loopback, or to a network that only they reach.
+
+    Args:
+        snapshots: Where the workers' states come from; called in a thread, for each request.
+        grace: Seconds a drain may take, told by the rehearsal.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+
+    Raises:
+        PortInUse: The address cannot be listened on.
+    """
+
+    def __init__(
+        self, snapshots: Snapshots, *, grace: float, host: str = _LOOPBACK, port: int = 0
+    ) -> None:
+        def answer(path: str) -> _Answer:
+            return _answer(path, snapshots, grace)
+
+        try:
+            self._server = _Listener((host, port), answer)
+        except OSError as exc:
+            reason = exc.strerror or exc
+            raise PortInUse(
+                f"the admin listener cannot have {host}:{port}: {reason}; give another --admin"
+            ) from exc
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.05},
+            name="stormproof admin",
+            daemon=True,
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and the port it listens on."""
+        host, port = self._server.server_address[:2]
+        return str(host), int(port)
+
+    def __enter__(self) -> "AdminServer":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop to listen; answers under way are not waited for."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], answer: Callable[[str], _Answer]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.answer = answer
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's: it asks the resolver for this machine's name.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: a client that leaves early is no event."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Listener
+    server_version = "stormproof"
+    sys_version = ""
+    timeout = _IDLE
+
+    def do_GET(self) -> None:
+        self._send(*self.server.answer(self.path.partition("?")[0]))
+
+    def do_HEAD(self) -> None:
+        self._refuse()
+
+    def do_POST(self) -> None:
+        self._refuse()
+
+    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing: probes are not worth a line."""
+
+    def _refuse(self) -> None:
+        self._send(405, _JSON, json.dumps({"detail": "the admin listener only answers GET"}))
+
+    def _send(self, status: int, kind: str, text: str) -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        self.send_header("cache-control", "no-store")
+        self.send_header("connection", "close")
+        if status == 405:
+            self.send_header("allow", "GET")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _answer(path: str, snapshots: Snapshots, grace: float) -> _Answer:
+    match path:
+        case "/livez":
+            return _health(live(snapshots(with_open=False)))
+        case "/readyz":
+            return _health(ready(snapshots(with_open=False)))
+        case "/metrics":
+            return 200, _PROMETHEUS, metrics(snapshots(with_open=False))
+        case "/drain":
+            report = rehearsal(snapshots(with_open=True), grace=grace)
+            return 200, _JSON, json.dumps(report, indent=2) + "\n"
+    paths = ["/livez", "/readyz", "/metrics", "/drain"]
+    return 404, _JSON, json.dumps({"detail": f"no {path} here", "paths": paths})
+
+
+def _health(report: dict[str, Any]) -> _Answer:
+    return (200 if report["status"] == "ok" else 503), _JSON, json.dumps(report)
+
+
+def live(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
+    """Say "ok" unless no worker's loop has beaten within `STUCK_AFTER`.
+
+    With several workers one stuck loop is no reason to restart all of them.
+    """
+    stuck = [_stuck(worker) for worker in workers if _is_stuck(worker)]
+    is_good = not workers or len(stuck) < len(workers)
+    return {"status": "ok" if is_good else "unavailable", "stuck": stuck}
+
+
+def ready(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
+    """Say "ok" when at least one worker is in phase "ready" and its loop beats."""
+    count = sum(worker.phase == "ready" and not _is_stuck(worker) for worker in workers)
+    status = "ok" if count else "unavailable"
+    return {"status": status, "ready": count, "phases": [worker.phase for worker in workers]}
+
+
+def rehearsal(workers: Sequence[WorkerSnapshot], *, grace: float) -> dict[str, Any]:
+    """Say what a SIGTERM now would find open, the oldest first, worker by worker.
+
+    What is named would be lost only if it outlasts `grace`: requests, streams and supervised
+    tasks are waited for. Of kind "other" are tasks that no drain waits for, unless the request
+    that started one waits for it.
+    """
+    return {
+        "grace_seconds": grace,
+        "open": {
+            kind: sum(loss.kind == kind for worker in workers for loss in worker.open)
+            for kind in ("request", "stream", "task", "other")
+        },
+        "workers": [
+            {
+                "pid": worker.pid,
+                "phase": worker.phase,
+                "open": [
+                    {**asdict(loss), "age": round(loss.age, 3)}
+                    for loss in sorted(worker.open, key=lambda loss: -loss.age)
+                ],
+            }
+            for worker in workers
+        ],
+    }
+
+
+def metrics(workers: Sequence[WorkerSnapshot]) -> str:
+    """Return the Prometheus text for all `workers` together: sums, and the worst lag.
+
+    A supervisor keeps its counters from falling by adding one snapshot of phase "gone" with
+    the sums of workers that have ended.
+    """
+    present = [worker for worker in workers if worker.phase != "gone"]
+    phases = sorted({worker.phase for worker in present})
+    classes = sorted({name for worker in workers for name in worker.responses})
+    lines: list[str] = []
+
+    def add(name: str, kind: str, what: str, samples: Mapping[str, float]) -> None:
+        lines.extend([f"# HELP {name} {what}", f"# TYPE {name} {kind}"])
+        lines.extend(f"{name}{labels} {value}" for labels, value in samples.items())
+
+    def total(name: str, among: Sequence[WorkerSnapshot]) -> dict[str, float]:
+        return {"": sum(getattr(worker, name) for worker in among)}
+
+    def worst(name: str) -> dict[str, float]:
+        return {"": max((getattr(worker, name) for worker in present), default=0.0)}
+
+    counts = {f'{{phase="{p}"}}': sum(w.phase == p for w in present) for p in phases}
+    responses = {f'{{class="{c}"}}': sum(w.responses.get(c, 0) for w in workers) for c in classes}
+    add("stormproof_workers", "gauge", "Worker processes by phase.", counts)
+    add("stormproof_requests_in_flight", "gauge", "Requests in flight.", total("requests", present))
+    add("stormproof_streams_open", "gauge", "Streams open.", total("streams", present))
+    add("stormproof_losses_total", "counter", "What drains have cut.", total("losses", workers))
+    add("stormproof_responses_total", "counter", "Responses by class of status.", responses)
+    add("stormproof_loop_lag_seconds", "gauge", "Worst lag of 10 s.", worst("loop_lag"))
+    add("stormproof_loop_beat_age_seconds", "gauge", "Oldest heartbeat.", worst("beat_age"))
+    add("process_resident_memory_bytes", "gauge", "Resident memory.", total("rss_bytes", present))
+    return "\n".join(lines) + "\n"
+
+
+def _is_stuck(worker: WorkerSnapshot) -> bool:
+    return worker.beat_age > STUCK_AFTER or worker.phase == "silent"
+
+
+def _stuck(worker: WorkerSnapshot) -> dict[str, Any]:
+    return {"pid": worker.pid, "seconds": round(worker.beat_age, 3), "at": worker.stuck_at}
