@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .database import Database
 
 _STATE = "stormproof_lifecycle"
+_DRAIN = "stormproof_drain"
 
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -81,6 +82,7 @@ def install(
     lifecycle = Lifecycle(grace=settings.grace, prestop=settings.prestop)
     drain = Drain(lifecycle, parts)
     setattr(app.state, _STATE, lifecycle)
+    setattr(app.state, _DRAIN, drain)
     _wrap_lifespan(app, drain)
     _wrap_middleware(app, drain, settings.deadline)
     _wrap_openapi(app)
@@ -91,6 +93,11 @@ def install(
 def installed_lifecycle(app: object) -> Lifecycle | None:
     """Return the lifecycle that `install` gave this app, or None."""
     return getattr(getattr(app, "state", None), _STATE, None)
+
+
+def installed_drain(app: object) -> Drain | None:
+    """Return the drain that `install` gave this app, or None; `serve` begins it for its parent."""
+    return getattr(getattr(app, "state", None), _DRAIN, None)
 
 
 def session(database: "Database") -> Any:
