@@ -1,34 +1,12 @@
-"""A loop whose clock stands still while code runs and jumps to the next timer when all wait."""
+"""Helpers for tests in virtual time: the loop's clock, a stall, and a few ticks."""
 
 import asyncio
-import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from stormproof.testing import run_in_virtual_time
+
 T = TypeVar("T")
-
-
-class _Selector(selectors.DefaultSelector):
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is None or timeout <= 0:
-            return super().select(timeout)
-        self.now += timeout
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Overload and drains of minutes, exact and in milliseconds."""
-
-    def __init__(self) -> None:
-        self._virtual = _Selector()
-        super().__init__(self._virtual)
-
-    def time(self) -> float:
-        return self._virtual.now
 
 
 class LoopClock:
@@ -40,15 +18,13 @@ class LoopClock:
 
 def run_virtually(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` on a new virtual loop; time passes only in its sleeps."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main)
+    return run_in_virtual_time(main)
 
 
 def stall(seconds: float) -> None:
     """Let time pass while nothing else can run, as a blocking call does."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualLoop)
-    loop._virtual.now += seconds
+    loop: Any = asyncio.get_running_loop()
+    loop.clock.turn(seconds)
 
 
 async def ticks(count: int = 5) -> None:

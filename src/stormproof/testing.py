@@ -48,11 +48,11 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
     """A selector loop on a clock turned by hand."""
 
     def __init__(self, clock: HandClock) -> None:
-        self._clock = clock
+        self.clock = clock
         super().__init__(_TurningSelector(clock))
 
     def time(self) -> float:
-        return self._clock.now()
+        return self.clock.now()
 
 
 class _TurningSelector(selectors.SelectSelector):

@@ -14,7 +14,7 @@ from stormproof._core.deadline import Deadline, in_force
 from stormproof.database import Database
 from stormproof.errors import DeadlineExceeded
 
-from .model import Item, Model, count, is_sqlite, names, run_slow
+from .model import Item, Model, count, names, run_slow
 
 SOON = 3.0  # seconds; the statements that are cut would take twenty
 
@@ -157,9 +157,8 @@ async def test_a_cancelled_wait_for_the_writer_gives_its_place_back(tmp_path: Pa
         assert (statistics.in_use, statistics.waiting) == (0, 0)
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # asyncpg cancels by itself
 async def test_a_stream_of_rows_can_be_cancelled(database: Database) -> None:
-    if not is_sqlite(database):
-        pytest.skip("asyncpg cancels by itself")
     endless = text(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
     )

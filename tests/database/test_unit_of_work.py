@@ -21,7 +21,7 @@ from stormproof.errors import (
     SessionShared,
 )
 
-from .model import Item, Tag, count, is_sqlite, names, run_slow
+from .model import Item, Tag, count, names, run_slow
 
 
 def passed() -> Deadline:
@@ -193,9 +193,9 @@ async def test_a_reader_cannot_write(database: Database) -> None:
     assert await names(database) == ["b"]
 
 
+# PostgreSQL reads committed rows at each statement.
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 async def test_a_reader_sees_one_snapshot_beside_a_writer_on_sqlite(database: Database) -> None:
-    if not is_sqlite(database):
-        pytest.skip("PostgreSQL reads committed rows at each statement")
     async with database.read_session() as reader:
         assert await count(reader) == 0
         async with database.session() as writer:
