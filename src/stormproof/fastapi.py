@@ -1,7 +1,7 @@
 """Where the rooms meet a FastAPI app: `install()` and the dependencies."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .database import Database
 
 _STATE = "stormproof_lifecycle"
+_DRAIN = "stormproof_drain"
 
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -81,6 +82,7 @@ def install(
     lifecycle = Lifecycle(grace=settings.grace, prestop=settings.prestop)
     drain = Drain(lifecycle, parts)
     setattr(app.state, _STATE, lifecycle)
+    setattr(app.state, _DRAIN, drain)
     _wrap_lifespan(app, drain)
     _wrap_middleware(app, drain, settings.deadline)
     _wrap_openapi(app)
@@ -91,6 +93,11 @@ def install(
 def installed_lifecycle(app: object) -> Lifecycle | None:
     """Return the lifecycle that `install` gave this app, or None."""
     return getattr(getattr(app, "state", None), _STATE, None)
+
+
+def installed_drain(app: object) -> Drain | None:
+    """Return the drain that `install` gave this app, or None; `serve` begins it for its parent."""
+    return getattr(getattr(app, "state", None), _DRAIN, None)
 
 
 def session(database: "Database") -> Any:
@@ -166,8 +173,13 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
         lifecycle.restart()
         drain.restart()
         try:
-            async with opened(drain.parts, lifecycle), own_lifespan(app) as state:
-                with drain_on_signals(drain):
+            with ExitStack() as signals:
+                async with (
+                    opened(drain.parts, lifecycle),
+                    drain.bounded_teardown(),
+                    own_lifespan(app) as state,
+                ):
+                    signals.enter_context(drain_on_signals(drain))
                     lifecycle.enter(Phase.READY)
                     yield state
                     await drain.finish()

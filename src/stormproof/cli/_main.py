@@ -7,6 +7,8 @@ from importlib.metadata import version
 
 from stormproof.errors import InvalidSetting, StormproofError
 
+from ._serve import add_listener, add_reload, add_serve
+
 EXIT_WRONG_USE = 2
 EXIT_COULD_NOT_RUN = 3
 
@@ -29,27 +31,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("stormproof"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_serve(commands)
+    add_serve(commands)
+    add_reload(commands)
     _add_demo(commands)
     return parser
-
-
-def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    serve = commands.add_parser(
-        "serve",
-        help="serve an app; at SIGTERM drain, then exit",
-        description="Serve an app with uvicorn inside; at SIGTERM drain, then exit: 0 when "
-        "nothing was lost, 3 when the app did not start or acknowledged work was cut.",
-    )
-    serve.add_argument(
-        "app",
-        nargs="?",
-        metavar="module:app",
-        help="the application; default: entrypoint of [tool.fastapi] in pyproject.toml",
-    )
-    _add_listener(serve, "127.0.0.1")
-    serve.add_argument("--access-log", action="store_true", help="log a line for each request")
-    serve.set_defaults(run=_run_serve)
 
 
 def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -59,37 +44,8 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Serve the reference service on SQLite, with a mail sink and three "
         "upstreams on loopback; takes a free port when the port is in use.",
     )
-    _add_listener(demo, "127.0.0.1")
+    add_listener(demo, "127.0.0.1")
     demo.set_defaults(run=_run_demo)
-
-
-def _add_listener(command: argparse.ArgumentParser, host: str) -> None:
-    command.add_argument("--host", default=host, help=f"address to listen on; default {host}")
-    command.add_argument("--port", type=_port, default=8000, help="default 8000; 0: a free one")
-    for name, what in (
-        ("grace", "seconds from SIGTERM to the end of everything; default 30"),
-        ("prestop", "seconds of lame duck at its beginning; default 5"),
-    ):
-        command.add_argument(f"--{name}", type=float, metavar="SECONDS", help=what)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 0 to 65535")
-    return int(text)
-
-
-def _run_serve(arguments: argparse.Namespace) -> int:
-    from stormproof.serve import ServeOptions, load_app, serve
-
-    options = ServeOptions(
-        host=arguments.host,
-        port=arguments.port,
-        grace=arguments.grace,
-        prestop=arguments.prestop,
-        is_access_logged=arguments.access_log,
-    )
-    return serve(load_app(arguments.app), options)
 
 
 def _run_demo(arguments: argparse.Namespace) -> int:

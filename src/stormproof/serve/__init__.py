@@ -1,7 +1,10 @@
 """Serve: run an ASGI app under an embedded uvicorn that drains before it stops."""
 
 from ._load import load_app as load_app
-from ._run import ServeOptions as ServeOptions
+from ._options import ServeOptions as ServeOptions
+from ._options import Supervision as Supervision
+from ._reload import reload as reload
 from ._run import serve as serve
+from ._supervisor import supervise as supervise
 
-__all__ = ("ServeOptions", "load_app", "serve")
+__all__ = ("ServeOptions", "Supervision", "load_app", "reload", "serve", "supervise")

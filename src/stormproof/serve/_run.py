@@ -1,15 +1,14 @@
-"""Run one worker: our listener, uvicorn inside, exit code 0, or 3 when something was lost."""
+"""Run the server in this process: uvicorn inside, exit code 0, or 3 when something was lost."""
 
 import asyncio
-import errno
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -17,8 +16,12 @@ from fastapi import FastAPI
 
 from stormproof._core.events import PhaseEntered
 from stormproof._core.lifecycle import Lifecycle
-from stormproof.errors import InvalidSetting, PortInUse
+from stormproof.errors import InvalidSetting
 from stormproof.fastapi import install, installed_lifecycle
+
+from ._listen import addresses_of, open_listeners
+from ._options import ServeOptions
+from ._terminal import Terminal
 
 _log = logging.getLogger("stormproof")
 
@@ -29,36 +32,16 @@ _KEEP_ALIVE = 75
 """Seconds an idle connection is kept: above the 60 s of the usual load balancers, so that they
 close it first and never send a request into a connection that is just being closed."""
 
-_BACKLOG = 2048
 _OVERTIME = 1.0
 """Seconds past the shutdown deadline after which the process is ended whatever blocks it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeOptions:
-    """How to serve.
-
-    Attributes:
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        is_port_flexible: Whether a free port is taken when `port` is in use.
-        grace: Seconds, see `install`; None: from the settings.
-        prestop: Seconds, see `install`; None: from the settings.
-        is_access_logged: Whether each request gets a log line.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    is_port_flexible: bool = False
-    grace: float | None = None
-    prestop: float | None = None
-    is_access_logged: bool = False
-
-
 def serve(app: Any, options: ServeOptions) -> int:
-    """Serve `app` until SIGTERM or SIGINT, drain, and return the exit code.
+    """Serve `app` in this process until SIGTERM or SIGINT, drain, and return the exit code.
 
     A FastAPI app without `install()` gets it here. Blocks the calling (main) thread.
+    A second signal forces. SIGHUP does nothing but a line in the log (`supervise` restarts),
+    unless the terminal that the process was started from has gone: then it drains.
 
     Returns:
         0 after a clean drain; 3 when the app did not start or acknowledged work was lost.
@@ -67,74 +50,52 @@ def serve(app: Any, options: ServeOptions) -> int:
         PortInUse: The address is taken or may not be used; nothing was started.
         InvalidSetting: The app cannot be given a lifecycle, or a setting is out of range.
     """
-    lifecycle = _lifecycle_of(app, options)
-    listener = bind(options)
-    config = uvicorn.Config(
+    lifecycle = lifecycle_of(app, options)
+    listeners = open_listeners(options)
+    set_up_log()
+    announced = lifecycle.events.subscribe(_Announcer(listeners, lifecycle))
+    try:
+        return run_server(_Server(server_config(app, options)), listeners, lifecycle)
+    finally:
+        announced()
+
+
+def run_server(
+    server: uvicorn.Server, listeners: Sequence[socket.socket], lifecycle: Lifecycle
+) -> int:
+    """Run `server` on `listeners` to its end, close them, and return the exit code."""
+    overtime = lifecycle.events.subscribe(_Overtime(lifecycle))
+    try:
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(server.serve(list(listeners)))
+    except SystemExit:
+        return EXIT_LOST_OR_NOT_STARTED  # uvicorn has said why the start failed
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return EXIT_CLEAN  # told to end before it had served anybody
+    finally:
+        for listener in listeners:
+            listener.close()
+        overtime()
+    return EXIT_LOST_OR_NOT_STARTED if lifecycle.losses else EXIT_CLEAN
+
+
+def server_config(app: Any, options: ServeOptions) -> uvicorn.Config:
+    """Return what uvicorn is told, the same for one worker and for many."""
+    return uvicorn.Config(
         app,
         timeout_keep_alive=_KEEP_ALIVE,
         access_log=options.is_access_logged,
         log_level="warning" if not options.is_access_logged else "info",
         lifespan="on",
     )
-    _set_up_log()
-    announced = lifecycle.events.subscribe(_Announcer(listener, lifecycle))
-    overtime = lifecycle.events.subscribe(_Overtime(lifecycle))
-    server = _Server(config)
-    try:
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(server.serve([listener]))
-    except SystemExit:
-        return EXIT_LOST_OR_NOT_STARTED  # uvicorn has said why the start failed
-    except KeyboardInterrupt:
-        return EXIT_CLEAN
-    finally:
-        listener.close()
-        announced()
-        overtime()
-    return EXIT_LOST_OR_NOT_STARTED if lifecycle.losses else EXIT_CLEAN
 
 
-def bind(options: ServeOptions) -> socket.socket:
-    """Return a listening socket for `options`; the caller closes it.
+def lifecycle_of(app: Any, options: ServeOptions) -> Lifecycle:
+    """Return the app's lifecycle with the options' numbers, installing one where there is none.
 
     Raises:
-        PortInUse: The address is taken, unknown here, or needs more rights.
+        InvalidSetting: The app is no FastAPI app, or a number is out of range.
     """
-    try:
-        return _listen(options.host, options.port)
-    except (OSError, OverflowError) as exc:
-        is_taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
-        if is_taken and options.is_port_flexible:
-            return _listen(options.host, 0)
-        raise _why_not(exc, options) from exc
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _why_not(exc: OSError | OverflowError, options: ServeOptions) -> PortInUse:
-    place = f"{options.host}:{options.port}"
-    code = exc.errno if isinstance(exc, OSError) else None
-    if code == errno.EADDRINUSE:
-        return PortInUse(f"{place} is in use; stop what listens there or give another --port")
-    if code in (errno.EACCES, errno.EPERM):
-        return PortInUse(f"{place} may not be used by this user; give a --port above 1023")
-    return PortInUse(f"cannot listen on {place}: {exc}; give another --host or --port")
-
-
-def _lifecycle_of(app: Any, options: ServeOptions) -> Lifecycle:
     lifecycle = installed_lifecycle(app)
     if lifecycle is None:
         if not isinstance(app, FastAPI):
@@ -154,34 +115,60 @@ def _lifecycle_of(app: Any, options: ServeOptions) -> Lifecycle:
     return lifecycle
 
 
+def set_up_log(name: str = "stormproof") -> None:
+    """Let the `stormproof` logger print to stderr, unless the app has set it up already.
+
+    Args:
+        name: What each line calls the process.
+    """
+    if _log.hasHandlers():
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+
+
 class _Server(uvicorn.Server):
     """uvicorn, but a signal is not raised again after a clean shutdown: the exit code is ours."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        handled = (signal.SIGINT, signal.SIGTERM)
-        former = {signum: signal.signal(signum, self.handle_exit) for signum in handled}
+        loop = asyncio.get_running_loop()
+        terminal = Terminal()
+
+        def on_hangup(number: int, frame: FrameType | None) -> None:
+            if terminal.is_gone():
+                signal.raise_signal(signal.SIGTERM)
+            else:
+                loop.call_soon_threadsafe(_log.warning, "SIGHUP: only --supervised can restart")
+
+        handlers: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {
+            signal.SIGINT: self.handle_exit,
+            signal.SIGTERM: self.handle_exit,
+            signal.SIGHUP: on_hangup,
+        }
+        former = {number: signal.signal(number, handlers[number]) for number in handlers}
         try:
             yield
         finally:
-            for signum, handler in former.items():
-                signal.signal(signum, handler)
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
 
 class _Announcer:
     """Prints the address once the service is ready: the line that scripts wait for."""
 
-    def __init__(self, listener: socket.socket, lifecycle: Lifecycle) -> None:
-        self._listener = listener
+    def __init__(self, listeners: Sequence[socket.socket], lifecycle: Lifecycle) -> None:
+        self._listeners = listeners
         self._lifecycle = lifecycle
 
     def __call__(self, event: object) -> None:
         if isinstance(event, PhaseEntered) and event.phase == "ready":
-            host, port = self._listener.getsockname()[:2]
-            shown = f"[{host}]" if ":" in host else host
             _log.info(
-                "serving on http://%s:%d (pid %d, grace %g s, prestop %g s)",
-                shown, port, os.getpid(), self._lifecycle.grace, self._lifecycle.prestop,
+                "serving on %s (pid %d, grace %g s, prestop %g s)",
+                addresses_of(self._listeners), os.getpid(),
+                self._lifecycle.grace, self._lifecycle.prestop,
             )  # fmt: skip
 
 
@@ -194,21 +181,17 @@ class _Overtime:
 
     def __call__(self, event: object) -> None:
         if isinstance(event, PhaseEntered) and event.phase == "draining":
-            timer = threading.Timer(self._lifecycle.grace + _OVERTIME, self._leave)
-            timer.daemon = True
-            timer.start()
-
-    def _leave(self) -> None:
-        _log.error("the shutdown deadline has passed and something does not end: leaving now")
-        logging.shutdown()
-        os._exit(EXIT_LOST_OR_NOT_STARTED)
+            leave_after(self._lifecycle.grace + _OVERTIME)
 
 
-def _set_up_log() -> None:
-    """Let the `stormproof` logger print to stderr, unless the app has set it up already."""
-    if _log.hasHandlers():
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    _log.addHandler(handler)
-    _log.setLevel(logging.INFO)
+def leave_after(seconds: float) -> None:
+    """End the process with exit code 3 after `seconds`, from a thread, if it is still there."""
+    timer = threading.Timer(seconds, _leave)
+    timer.daemon = True
+    timer.start()
+
+
+def _leave() -> None:
+    _log.error("the shutdown deadline has passed and something does not end: leaving now")
+    logging.shutdown()
+    os._exit(EXIT_LOST_OR_NOT_STARTED)
