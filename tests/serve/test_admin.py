@@ -44,7 +44,7 @@ def worker() -> Iterator[Watched]:
 
 @contextmanager
 def admin(*workers: WorkerSnapshot) -> Iterator[int]:
-    with AdminServer(lambda *, with_open: workers, grace=30.0) as server:
+    with AdminServer(lambda *, with_open: workers) as server:
         yield server.address[1]
 
 
@@ -73,7 +73,7 @@ def test_admin_port_in_use_is_one_sentence() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(PortInUse, match=rf"127.0.0.1:{port}: .*; give another --admin"):
-            AdminServer(lambda *, with_open: [], grace=30.0, port=port)
+            AdminServer(lambda *, with_open: [], port=port)
 
 
 async def test_each_path_answers() -> None:
@@ -84,7 +84,7 @@ async def test_each_path_answers() -> None:
         }
     assert [answer.status for answer in answers.values()] == [200, 200, 200, 200, 404]
     assert answers["/metrics"].headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert json.loads(answers["/drain?x=1"].body)["grace_seconds"] == 30.0
+    assert json.loads(answers["/drain?x=1"].body)["workers"][0]["pid"] == 7
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD"])
@@ -126,7 +126,8 @@ def test_metrics_are_of_all_workers_together() -> None:
 
 def test_rehearsal_names_the_oldest_first() -> None:
     work = (Loss("request", "GET /new", 1.0, "a.py:1 in f"), Loss("task", "mail", 9.0))
-    report = rehearsal([WorkerSnapshot(pid=1, phase="ready", open=work)], grace=20.0)
+    report = rehearsal([WorkerSnapshot(pid=1, phase="ready", grace=20.0, open=work)])
+    assert report["workers"][0]["grace_seconds"] == 20.0
     assert report["open"] == {"request": 1, "stream": 0, "task": 1, "other": 0}
     assert [entry["name"] for entry in report["workers"][0]["open"]] == ["mail", "GET /new"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stormproof._core.lifecycle import Lifecycle, Phase
-from stormproof.serve._logs import JsonFormatter, PhaseLog, set_up_logs
+from stormproof.serve._logs import JsonFormatter, log_phases, set_up_logs
 
 NAMES = ("stormproof", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
@@ -73,9 +73,7 @@ def test_text_leaves_an_app_s_own_set_up_alone() -> None:
 async def test_each_phase_that_nobody_else_tells_is_one_line(lines: Any) -> None:
     lifecycle = Lifecycle()
     set_up_logs("json", phase=lambda: lifecycle.phase.value)
-    phases = PhaseLog(lifecycle)
-    lifecycle.events.subscribe(phases)
-    phases.starting()
+    log_phases(lifecycle)
     for phase in Phase:
         lifecycle.enter(phase)
     assert [(line["phase"], line["message"].split()[0]) for line in lines()] == [

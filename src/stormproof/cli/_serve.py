@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ._server import add_server_options, server_options
+
 
 def add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `serve`."""
@@ -20,6 +22,7 @@ def add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     add_listener(serve, "127.0.0.1")
     serve.add_argument("--access-log", action="store_true", help="log a line for each request")
+    add_server_options(serve)
     _add_supervision(serve)
     serve.set_defaults(run=_run_serve)
 
@@ -84,7 +87,7 @@ def _port(text: str) -> int:
 
 
 def _run_serve(arguments: argparse.Namespace) -> int:
-    from stormproof.serve import ServeOptions, Supervision, load_app, serve, supervise
+    from stormproof.serve import ServeOptions, Supervision, explained, load_app, serve, supervise
 
     options = ServeOptions(
         host=arguments.host,
@@ -92,6 +95,7 @@ def _run_serve(arguments: argparse.Namespace) -> int:
         grace=arguments.grace,
         prestop=arguments.prestop,
         is_access_logged=arguments.access_log,
+        **server_options(arguments),
     )
     given = {
         name: getattr(arguments, name)
@@ -99,6 +103,9 @@ def _run_serve(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is not None
     }
     supervision = Supervision(workers=arguments.workers, **given)
+    if arguments.explain:
+        print(explained(arguments.app, options, supervision, form=arguments.format), end="")
+        return 0
     if given or arguments.supervised or supervision.workers > 1:
         return supervise(arguments.app, options, supervision)
     return serve(load_app(arguments.app), options)

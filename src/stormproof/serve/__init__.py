@@ -1,5 +1,6 @@
 """Serve: run an ASGI app under an embedded uvicorn that drains before it stops."""
 
+from ._advise import explained as explained
 from ._load import load_app as load_app
 from ._options import ServeOptions as ServeOptions
 from ._options import Supervision as Supervision
@@ -7,4 +8,4 @@ from ._reload import reload as reload
 from ._run import serve as serve
 from ._supervisor import supervise as supervise
 
-__all__ = ("ServeOptions", "Supervision", "load_app", "reload", "serve", "supervise")
+__all__ = ("ServeOptions", "Supervision", "explained", "load_app", "reload", "serve", "supervise")

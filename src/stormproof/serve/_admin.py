@@ -57,7 +57,6 @@ class AdminServer:
 
     Args:
         snapshots: Where the workers' states come from; called in a thread, for each request.
-        grace: Seconds a drain may take, told by the rehearsal.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
 
@@ -65,11 +64,9 @@ class AdminServer:
         PortInUse: The address cannot be listened on.
     """
 
-    def __init__(
-        self, snapshots: Snapshots, *, grace: float, host: str = _LOOPBACK, port: int = 0
-    ) -> None:
+    def __init__(self, snapshots: Snapshots, *, host: str = _LOOPBACK, port: int = 0) -> None:
         def answer(path: str) -> _Answer:
-            return _answer(path, snapshots, grace)
+            return _answer(path, snapshots)
 
         try:
             self._server = _Listener((host, port), answer)
@@ -90,6 +87,12 @@ class AdminServer:
         """The host and the port it listens on."""
         host, port = self._server.server_address[:2]
         return str(host), int(port)
+
+    @property
+    def url(self) -> str:
+        """The address for a browser."""
+        host, port = self.address
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def __enter__(self) -> "AdminServer":
         self._thread.start()
@@ -162,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _answer(path: str, snapshots: Snapshots, grace: float) -> _Answer:
+def _answer(path: str, snapshots: Snapshots) -> _Answer:
     match path:
         case "/livez":
             return _health(live(snapshots(with_open=False)))
@@ -171,7 +174,7 @@ def _answer(path: str, snapshots: Snapshots, grace: float) -> _Answer:
         case "/metrics":
             return 200, _PROMETHEUS, metrics(snapshots(with_open=False))
         case "/drain":
-            report = rehearsal(snapshots(with_open=True), grace=grace)
+            report = rehearsal(snapshots(with_open=True))
             return 200, _JSON, json.dumps(report, indent=2) + "\n"
     paths = ["/livez", "/readyz", "/metrics", "/drain"]
     return 404, _JSON, json.dumps({"detail": f"no {path} here", "paths": paths})
@@ -186,6 +189,7 @@ def live(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
 
     With several workers one stuck loop is no reason to restart all of them.
     """
+    workers = _present(workers)
     stuck = [_stuck(worker) for worker in workers if _is_stuck(worker)]
     is_good = not workers or len(stuck) < len(workers)
     return {"status": "ok" if is_good else "unavailable", "stuck": stuck}
@@ -193,20 +197,21 @@ def live(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
 
 def ready(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
     """Say "ok" when at least one worker is in phase "ready" and its loop beats."""
+    workers = _present(workers)
     count = sum(worker.phase == "ready" and not _is_stuck(worker) for worker in workers)
     status = "ok" if count else "unavailable"
     return {"status": status, "ready": count, "phases": [worker.phase for worker in workers]}
 
 
-def rehearsal(workers: Sequence[WorkerSnapshot], *, grace: float) -> dict[str, Any]:
+def rehearsal(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
     """Say what a SIGTERM now would find open, the oldest first, worker by worker.
 
-    What is named would be lost only if it outlasts `grace`: requests, streams and supervised
+    What is named would be lost only if it outlasts the grace: requests, streams and supervised
     tasks are waited for. Of kind "other" are tasks that no drain waits for, unless the request
     that started one waits for it.
     """
+    workers = _present(workers)
     return {
-        "grace_seconds": grace,
         "open": {
             kind: sum(loss.kind == kind for worker in workers for loss in worker.open)
             for kind in ("request", "stream", "task", "other")
@@ -215,6 +220,7 @@ def rehearsal(workers: Sequence[WorkerSnapshot], *, grace: float) -> dict[str, A
             {
                 "pid": worker.pid,
                 "phase": worker.phase,
+                "grace_seconds": worker.grace,
                 "open": [
                     {**asdict(loss), "age": round(loss.age, 3)}
                     for loss in sorted(worker.open, key=lambda loss: -loss.age)
@@ -231,7 +237,7 @@ def metrics(workers: Sequence[WorkerSnapshot]) -> str:
     A supervisor keeps its counters from falling by adding one snapshot of phase "gone" with
     the sums of workers that have ended.
     """
-    present = [worker for worker in workers if worker.phase != "gone"]
+    present = _present(workers)
     phases = sorted({worker.phase for worker in present})
     classes = sorted({name for worker in workers for name in worker.responses})
     lines: list[str] = []
@@ -257,6 +263,10 @@ def metrics(workers: Sequence[WorkerSnapshot]) -> str:
     add("stormproof_loop_beat_age_seconds", "gauge", "Oldest heartbeat.", worst("beat_age"))
     add("process_resident_memory_bytes", "gauge", "Resident memory.", total("rss_bytes", present))
     return "\n".join(lines) + "\n"
+
+
+def _present(workers: Sequence[WorkerSnapshot]) -> list[WorkerSnapshot]:
+    return [worker for worker in workers if worker.phase != "gone"]
 
 
 def _is_stuck(worker: WorkerSnapshot) -> bool:

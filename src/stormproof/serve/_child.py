@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from enum import Enum
 
 from stormproof import errors
 from stormproof.errors import StormproofError
 
+from ._link import Workforce
 from ._options import ServeOptions
 from ._wire import Wire
 
@@ -52,30 +53,40 @@ class Recipe:
     options: ServeOptions
     listeners: Sequence[socket.socket]
     folder: str
+    workforce: Workforce | None = None
 
     def start(self) -> tuple["subprocess.Popen[bytes]", socket.socket]:
         """Start a fresh process; returns it and the parent's end of the wire to it."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            descriptors = [listener.fileno() for listener in self.listeners]
-            setup = {
+        with ExitStack() as stack:
+            ours, theirs = _socket_pair(stack)
+            asking, answering = _socket_pair(stack)
+            ends = [theirs, *self.listeners]
+            setup: dict[str, object] = {
                 "wire": theirs.fileno(),
-                "listeners": descriptors,
+                "listeners": [listener.fileno() for listener in self.listeners],
                 "target": self.target,
                 "options": asdict(self.options),
             }
-            try:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "stormproof.serve._worker", json.dumps(setup)],
-                    cwd=self.folder,
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), *descriptors),
-                )
-            except BaseException:
-                ours.close()
-                raise
-        ours.setblocking(False)
-        return process, ours
+            if self.workforce is not None:
+                setup["admin"] = answering.fileno()
+                ends.append(answering)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "stormproof.serve._worker", json.dumps(setup)],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[end.fileno() for end in ends],
+            )
+            ours = ours.dup()
+            ours.setblocking(False)
+            if self.workforce is not None:
+                self.workforce.join(process.pid, asking.dup())
+            return process, ours
+
+
+def _socket_pair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """Return a pair that is closed at the end of `stack`."""
+    ours, theirs = socket.socketpair()
+    return stack.enter_context(ours), stack.enter_context(theirs)
 
 
 class Child:
@@ -93,6 +104,7 @@ class Child:
 
     def __init__(self, recipe: Recipe, now: float) -> None:
         self._process, end = recipe.start()
+        self._workforce = recipe.workforce
         self._wire = Wire(end)
         self._beat_at = now
         self._grace = recipe.options.grace or 30.0
@@ -185,6 +197,8 @@ class Child:
         self.kill()
         self._process.wait()
         self._wire.close()
+        if self._workforce is not None:
+            self._workforce.leave(self.pid)
 
     def _time_to_end(self) -> float:
         if self.state is ChildState.STARTING:

@@ -3,6 +3,8 @@
 import socket
 import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 
 from ._snapshot import Observer, WorkerSnapshot
 
@@ -45,8 +47,11 @@ class WorkerLink:
                 return WorkerSnapshot(pid=self._pid, phase="silent")
 
     def close(self) -> None:
-        """Hang up, which ends the worker's thread."""
-        self._end.close()
+        """Hang up, which ends the worker's thread and an `ask` under way."""
+        with suppress(OSError):  # the worker is gone already
+            self._end.shutdown(socket.SHUT_RDWR)
+        with self._lock:  # never under the feet of one who reads from it
+            self._end.close()
 
     def _read_last(self) -> bytes:
         """Read until every question is answered: answers that were late are passed over."""
@@ -62,6 +67,53 @@ class WorkerLink:
             line, _, self._unread = self._unread.partition(b"\n")
             self._unanswered -= 1
         return line
+
+
+class Workforce:
+    """The workers there are, asked all together; to be used from any thread.
+
+    Called as `Snapshots`, it returns one snapshot for each, and one of phase "gone" with the
+    counters of those that have left, as they were when somebody last asked.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._links: dict[int, WorkerLink] = {}
+        self._last: dict[int, WorkerSnapshot] = {}
+        self._gone = WorkerSnapshot(pid=0, phase="gone")
+
+    def join(self, pid: int, end: socket.socket) -> None:
+        """Take in a worker that has been started; `end` is closed when it leaves."""
+        with self._lock:
+            self._links[pid] = WorkerLink(end, pid)
+
+    def leave(self, pid: int) -> None:
+        """Take out a worker that has ended; again: does nothing."""
+        with self._lock:
+            link = self._links.pop(pid, None)
+            last = self._last.pop(pid, None)
+            if last is not None:
+                self._gone = _sum_of_counters(self._gone, last)
+        if link is not None:
+            link.close()
+
+    def __call__(self, *, with_open: bool) -> list[WorkerSnapshot]:
+        """Ask each worker in turn; waits at most 1 s for each."""
+        with self._lock:
+            links = dict(self._links)
+        taken = {pid: link.ask(with_open=with_open) for pid, link in links.items()}
+        with self._lock:
+            told = {pid: one for pid, one in taken.items() if one.phase != "silent"}
+            self._last |= {pid: one for pid, one in told.items() if pid in self._links}
+            return [*(one for pid, one in taken.items() if pid in self._links), self._gone]
+
+
+def _sum_of_counters(first: WorkerSnapshot, second: WorkerSnapshot) -> WorkerSnapshot:
+    names = first.responses.keys() | second.responses.keys()
+    responses = {
+        name: first.responses.get(name, 0) + second.responses.get(name, 0) for name in names
+    }
+    return replace(first, losses=first.losses + second.losses, responses=responses)
 
 
 def answer_on(end: socket.socket, observer: Observer) -> threading.Thread:

@@ -26,7 +26,7 @@ def load_app(target: str | None, *, directory: Path | None = None) -> Any:
         AppNotFound: Nothing is named, the module does not import, or it holds no such app.
     """
     directory = directory or Path.cwd()
-    target = target or _entrypoint(directory)
+    target = named_target(target, directory=directory)
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
     module_name, _, attribute = target.partition(":")
@@ -37,6 +37,15 @@ def load_app(target: str | None, *, directory: Path | None = None) -> Any:
     if not callable(app):
         raise AppNotFound(f"{target!r} is a {type(app).__name__}, not an ASGI application")
     return app
+
+
+def named_target(target: str | None, *, directory: Path | None = None) -> str:
+    """Return `target`, or the `entrypoint` of `[tool.fastapi]` in `pyproject.toml`.
+
+    Raises:
+        AppNotFound: Nothing is named.
+    """
+    return target or _entrypoint(directory or Path.cwd())
 
 
 def _entrypoint(directory: Path) -> str:

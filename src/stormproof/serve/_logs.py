@@ -77,26 +77,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-class PhaseLog:
-    """Says in a line which phase begins, where nobody else does.
+def log_phases(lifecycle: Lifecycle) -> Callable[[], None]:
+    """Say that the service starts, and later that it stops; returns what ends this.
 
     "ready" is said with the address, and "draining" with what is open.
-
-    Args:
-        lifecycle: Whose phases; subscribe this to its events.
     """
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
-
-    def __call__(self, event: Event) -> None:
-        """Take one event in."""
+    def say(event: Event) -> None:
         if isinstance(event, PhaseEntered) and event.phase == "stopping":
-            _log.info("stopping: closing what was opened (lost: %d)", len(self._lifecycle.losses))
+            _log.info("stopping: closing what was opened (lost: %d)", len(lifecycle.losses))
 
-    def starting(self) -> None:
-        """Say that the service starts: no event tells of it."""
-        _log.info("starting (pid %d)", os.getpid())
+    _log.info("starting (pid %d)", os.getpid())
+    return lifecycle.events.subscribe(say)
 
 
 def _print_alone(logger: logging.Logger, formatter: logging.Formatter) -> None:

@@ -2,9 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from stormproof.errors import InvalidSetting
+from stormproof.errors import InvalidSetting, MissingExtra
+
+from ._admin import parse_admin
+from ._limits import ReadLimits
+from ._logs import LogFormat
+from ._tls import checked_tls
 
 LEAST_STALL_KILL = 0.5
 """Seconds: a worker tells every 0.25 s that its loop runs, so nothing shorter can be judged."""
@@ -21,6 +27,17 @@ class ServeOptions:
         grace: Seconds, see `install`; None: from the settings.
         prestop: Seconds, see `install`; None: from the settings.
         is_access_logged: Whether each request gets a log line.
+        header_timeout: Seconds a client may take to send a request's head.
+        body_timeout: Seconds a client may pause within a request's body.
+        ssl_certfile: Certificate to serve TLS with (PEM); None: no TLS.
+        ssl_keyfile: Its key; None: it is in `ssl_certfile`, too.
+        is_http2: Whether HTTP/2 is spoken, by a parser that is an experiment.
+        admin: `PORT` (on loopback) or `HOST:PORT` of the admin listener; None: there is none.
+        log_format: How a line of the log looks.
+
+    Raises:
+        InvalidSetting: One of them cannot be used; names the option.
+        MissingExtra: HTTP/2 is wanted and its parser is not installed.
     """
 
     host: str = "127.0.0.1"
@@ -29,6 +46,23 @@ class ServeOptions:
     grace: float | None = None
     prestop: float | None = None
     is_access_logged: bool = False
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    is_http2: bool = False
+    admin: str | None = None
+    log_format: LogFormat = "text"
+
+    def __post_init__(self) -> None:
+        ReadLimits(header_timeout=self.header_timeout, body_timeout=self.body_timeout)
+        checked_tls(self.ssl_certfile, self.ssl_keyfile)
+        if self.admin is not None:
+            parse_admin(self.admin)
+        if self.is_http2 and find_spec("zttp") is None:
+            raise MissingExtra(
+                "--http2 needs 'zttp'; install it with pip install 'stormproof[http2]'"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,20 +7,25 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import LOGGING_CONFIG
 
 from stormproof._core.events import PhaseEntered
 from stormproof._core.lifecycle import Lifecycle
 from stormproof.errors import InvalidSetting
-from stormproof.fastapi import install, installed_lifecycle
+from stormproof.fastapi import install, installed_drain, installed_lifecycle
 
+from ._admin import AdminServer, Snapshots, parse_admin
+from ._limits import ReadLimits, limited_protocol
 from ._listen import addresses_of, open_listeners
+from ._logs import log_phases, set_up_logs
 from ._options import ServeOptions
+from ._snapshot import Observer
 from ._terminal import Terminal
 
 _log = logging.getLogger("stormproof")
@@ -28,7 +33,7 @@ _log = logging.getLogger("stormproof")
 EXIT_CLEAN = 0
 EXIT_LOST_OR_NOT_STARTED = 3
 
-_KEEP_ALIVE = 75
+KEEP_ALIVE = 75
 """Seconds an idle connection is kept: above the 60 s of the usual load balancers, so that they
 close it first and never send a request into a connection that is just being closed."""
 
@@ -51,13 +56,17 @@ def serve(app: Any, options: ServeOptions) -> int:
         InvalidSetting: The app cannot be given a lifecycle, or a setting is out of range.
     """
     lifecycle = lifecycle_of(app, options)
-    listeners = open_listeners(options)
-    set_up_log()
-    announced = lifecycle.events.subscribe(_Announcer(listeners, lifecycle))
-    try:
-        return run_server(_Server(server_config(app, options)), listeners, lifecycle)
-    finally:
-        announced()
+    with ExitStack() as stack:
+        set_up_logs(options.log_format, phase=lambda: lifecycle.phase.value)
+        observer = observer_of(app, options)
+        if observer is not None:
+            stack.callback(observer.close)
+            stack.enter_context(admin_server(lambda **how: [observer.snapshot(**how)], options))
+        listeners = open_listeners(options)
+        stack.callback(log_phases(lifecycle))
+        stack.callback(lifecycle.events.subscribe(_Announcer(listeners, lifecycle)))
+        config = server_config(app, options, observer)
+        return run_server(_Server(config), listeners, lifecycle)
 
 
 def run_server(
@@ -79,15 +88,49 @@ def run_server(
     return EXIT_LOST_OR_NOT_STARTED if lifecycle.losses else EXIT_CLEAN
 
 
-def server_config(app: Any, options: ServeOptions) -> uvicorn.Config:
+def server_config(
+    app: Any, options: ServeOptions, observer: Observer | None = None
+) -> uvicorn.Config:
     """Return what uvicorn is told, the same for one worker and for many."""
+    limits = ReadLimits(header_timeout=options.header_timeout, body_timeout=options.body_timeout)
     return uvicorn.Config(
-        app,
-        timeout_keep_alive=_KEEP_ALIVE,
+        app if observer is None else observer.counting(app),
+        # The parser for HTTP/2 has protocols of its own, without limits (0.54).
+        http="zttp" if options.is_http2 else limited_protocol(limits),
+        http2=options.is_http2,
+        timeout_keep_alive=KEEP_ALIVE,
         access_log=options.is_access_logged,
         log_level="warning" if not options.is_access_logged else "info",
+        # JSON is set up already, for all loggers.
+        log_config=None if options.log_format == "json" else LOGGING_CONFIG,
+        ssl_certfile=options.ssl_certfile,
+        ssl_keyfile=options.ssl_keyfile,
         lifespan="on",
     )
+
+
+def observer_of(app: Any, options: ServeOptions) -> Observer | None:
+    """Return what watches `app` for the admin listener, or None when there is none."""
+    drain = installed_drain(app)
+    if options.admin is None or drain is None:
+        return None
+    return Observer(drain.lifecycle, parts=drain.parts)
+
+
+@contextmanager
+def admin_server(snapshots: Snapshots, options: ServeOptions) -> Iterator[None]:
+    """Answer on the admin listener inside the block, if the options want one.
+
+    Raises:
+        PortInUse: Its address cannot be listened on.
+    """
+    if options.admin is None:
+        yield
+        return
+    host, port = parse_admin(options.admin)
+    with AdminServer(snapshots, host=host, port=port) as server:
+        _log.info("admin listener on %s", server.url)
+        yield
 
 
 def lifecycle_of(app: Any, options: ServeOptions) -> Lifecycle:
@@ -113,20 +156,6 @@ def lifecycle_of(app: Any, options: ServeOptions) -> Lifecycle:
             f"({lifecycle.grace:g} s), which it is a part of"
         )
     return lifecycle
-
-
-def set_up_log(name: str = "stormproof") -> None:
-    """Let the `stormproof` logger print to stderr, unless the app has set it up already.
-
-    Args:
-        name: What each line calls the process.
-    """
-    if _log.hasHandlers():
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {name}: %(message)s"))
-    _log.addHandler(handler)
-    _log.setLevel(logging.INFO)
 
 
 class _Server(uvicorn.Server):

@@ -29,6 +29,7 @@ class WorkerSnapshot:
 
     Attributes:
         pid: Its process id.
+        grace: Seconds that its drain may take.
         phase: "starting", "ready", "draining" or "stopping"; "silent" when it did not answer.
         requests: Requests in flight.
         streams: Streams open, which are requests, too.
@@ -43,6 +44,7 @@ class WorkerSnapshot:
 
     pid: int
     phase: str
+    grace: float = 0.0
     requests: int = 0
     streams: int = 0
     losses: int = 0
@@ -79,11 +81,16 @@ class Observer:
 
     Args:
         lifecycle: Of the service that is watched.
+        parts: Its parts; one with a method `rehearse` names its own tasks (a mapping of each
+            task to what would be lost of it).
         clock: Where the time is read.
     """
 
-    def __init__(self, lifecycle: Lifecycle, *, clock: Clock = MONOTONIC) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, *, parts: Sequence[object] = (), clock: Clock = MONOTONIC
+    ) -> None:
         self._lifecycle = lifecycle
+        self._parts = tuple(parts)
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread_id = 0
@@ -123,6 +130,7 @@ class Observer:
         return WorkerSnapshot(
             pid=os.getpid(),
             phase=self._lifecycle.phase.value,
+            grace=self._lifecycle.grace,
             requests=len(self._lifecycle.requests),
             streams=len(self._lifecycle.streams),
             losses=len(self._lifecycle.losses),
@@ -172,7 +180,7 @@ class Observer:
             for place in tuple(self._lifecycle.streams)
         ]
         held = {entry.task for entry in requests}
-        for part in getattr(self._lifecycle, "parts", ()):
+        for part in self._parts:
             rehearse: Callable[[], Mapping[asyncio.Task[Any], Loss]] | None
             rehearse = getattr(part, "rehearse", None)
             if callable(rehearse):

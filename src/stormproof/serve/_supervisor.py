@@ -14,10 +14,12 @@ from stormproof.errors import StartFailed, StormproofError
 
 from ._child import Child, Recipe
 from ._generation import Generation
+from ._link import Workforce
 from ._listen import addresses_of, open_listeners
+from ._logs import set_up_logs
 from ._options import ServeOptions, Supervision
 from ._pid_file import pid_file
-from ._run import EXIT_CLEAN, EXIT_LOST_OR_NOT_STARTED, set_up_log
+from ._run import EXIT_CLEAN, EXIT_LOST_OR_NOT_STARTED, admin_server
 from ._terminal import Terminal
 
 _log = logging.getLogger("stormproof")
@@ -46,13 +48,17 @@ def supervise(target: str | None, options: ServeOptions, supervision: Supervisio
         StartFailed: The first worker did not come to serve; nothing is left running.
         InvalidSetting: The worker said that a setting is wrong, or the pid file cannot be written.
     """
-    set_up_log()
-    listeners = open_listeners(options)
+    set_up_logs(options.log_format)
+    workforce = Workforce() if options.admin is not None else None
     with ExitStack() as stack:
+        if workforce is not None:
+            stack.enter_context(admin_server(workforce, options))
+        listeners = open_listeners(options)
         for listener in listeners:
             stack.callback(listener.close)
         stack.enter_context(pid_file(supervision.pid_file))
-        return Supervisor(Recipe(target, options, listeners, _folder()), supervision).run()
+        recipe = Recipe(target, options, listeners, _folder(), workforce)
+        return Supervisor(recipe, supervision).run()
 
 
 class Supervisor:

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -22,16 +22,18 @@ from stormproof.fastapi import installed_drain
 from stormproof.lifecycle import Drain, Uvicorn
 
 from ._child import DUMP_SIGNAL
+from ._link import answer_on
 from ._load import load_app
+from ._logs import log_phases, set_up_logs
 from ._options import ServeOptions
 from ._run import (
     EXIT_CLEAN,
     EXIT_LOST_OR_NOT_STARTED,
     leave_after,
     lifecycle_of,
+    observer_of,
     run_server,
     server_config,
-    set_up_log,
 )
 from ._wire import Wire
 
@@ -54,28 +56,39 @@ def main(setup: str) -> int:
     given = json.loads(setup)
     listeners = [socket.socket(fileno=number) for number in given["listeners"]]
     end = socket.socket(fileno=given["wire"])
-    for inherited in (end, *listeners):
+    admin = socket.socket(fileno=given["admin"]) if "admin" in given else None
+    for inherited in (end, *listeners, *filter(None, (admin,))):
         inherited.set_inheritable(False)
     parent = _Parent(Wire(end))
     try:
-        return _serve(given["target"], ServeOptions(**given["options"]), listeners, parent)
+        options = ServeOptions(**given["options"])
+        return _serve(given["target"], options, listeners, parent, admin)
     except StormproofError as error:
         _tell_failure(parent.wire, error)
         return EXIT_LOST_OR_NOT_STARTED
 
 
 def _serve(
-    target: str | None, options: ServeOptions, listeners: list[socket.socket], parent: "_Parent"
+    target: str | None,
+    options: ServeOptions,
+    listeners: list[socket.socket],
+    parent: "_Parent",
+    admin: socket.socket | None,
 ) -> int:
     app = load_app(target)
     lifecycle = lifecycle_of(app, options)
     drain = installed_drain(app)
     assert drain is not None  # lifecycle_of() has installed it
-    set_up_log(f"stormproof[{os.getpid()}]")
-    server = _Server(server_config(app, options), listeners, parent, drain)
-    unsubscribe = lifecycle.events.subscribe(_Teller(parent.wire, lifecycle))
-    code = run_server(server, listeners, lifecycle)
-    unsubscribe()
+    label, phase = f"stormproof[{os.getpid()}]", lambda: lifecycle.phase.value
+    set_up_logs(options.log_format, label=label, phase=phase)
+    observer = observer_of(app, options)
+    if observer is not None and admin is not None:
+        answer_on(admin, observer)
+    server = _Server(server_config(app, options, observer), listeners, parent, drain)
+    with ExitStack() as stack:
+        stack.callback(log_phases(lifecycle))
+        stack.callback(lifecycle.events.subscribe(_Teller(parent.wire, lifecycle)))
+        code = run_server(server, listeners, lifecycle)
     if drain.start_error is not None:
         _tell_failure(parent.wire, drain.start_error)
     parent.wire.tell("ended", lost=len(lifecycle.losses))
