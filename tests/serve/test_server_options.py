@@ -1,0 +1,181 @@
+"""The options of `serve`, on real processes: admin listener, TLS, JSON log, --explain."""
+
+import asyncio
+import json
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import pytest
+
+from tests.harness import ServerProcess, free_port, request, serve_app, until
+from tests.serve.certificates import make_certificate
+
+APP = """
+import asyncio, time
+from fastapi import FastAPI
+import stormproof
+app = FastAPI()
+stormproof.install(app, grace=9, prestop=0.2)
+@app.get("/blocks")
+async def blocks():
+    time.sleep(4)
+@app.get("/waits")
+async def waits():
+    await asyncio.sleep(4)
+@app.get("/fails")
+async def fails():
+    return 1 / 0
+"""
+FILES = {"main.py": APP}
+
+
+async def admin_json(port: int, path: str) -> tuple[int, Any]:
+    answer = await request(port, "GET", path, timeout=5.0)
+    return answer.status, json.loads(answer.body) if answer.body else None
+
+
+async def test_admin_speaks_while_the_loop_is_stuck_and_says_where() -> None:
+    port, admin = free_port(), free_port()
+    command = serve_app("main:app", port, "--admin", str(admin))
+    async with ServerProcess(command, files=FILES) as process:
+        await process.wait_ready(port)
+        assert (await admin_json(admin, "/livez"))[0] == 200
+        assert (await admin_json(admin, "/readyz"))[0] == 200
+        blocking = asyncio.create_task(request(port, "GET", "/blocks", timeout=15.0))
+
+        async def stuck() -> Any:
+            status, report = await admin_json(admin, "/livez")
+            return report["stuck"] if status == 503 else None
+
+        (found,) = await until(stuck, timeout=10.0)
+        assert found["seconds"] > 1.0
+        assert "main.py:" in found["at"]
+        assert found["at"].endswith("in blocks")
+        assert (await admin_json(admin, "/readyz"))[0] == 503
+        assert (await blocking).status == 200
+
+        async def is_well() -> bool:
+            return (await admin_json(admin, "/livez"))[0] == 200
+
+        await until(is_well, timeout=10.0)
+
+
+async def test_rehearsal_names_the_request_that_is_open_and_its_line() -> None:
+    port, admin = free_port(), free_port()
+    command = serve_app("main:app", port, "--admin", str(admin))
+    async with ServerProcess(command, files=FILES) as process:
+        await process.wait_ready(port)
+        waiting = asyncio.create_task(request(port, "GET", "/waits", timeout=15.0))
+
+        async def opened() -> Any:
+            _, report = await admin_json(admin, "/drain")
+            return report if report["open"]["request"] else None
+
+        report = await until(opened)
+        (worker,) = report["workers"]
+        (entry,) = worker["open"]
+        assert (entry["kind"], entry["name"]) == ("request", "GET /waits")
+        assert entry["detail"].endswith("in waits")
+        assert worker["grace_seconds"] == 9
+        process.signal(SIGTERM)  # the rehearsal changed nothing, and the real one loses nothing
+        assert (await waiting).status == 200
+        assert await process.wait_exit(timeout=15.0) == 0
+
+
+async def test_metrics_count_for_all_workers_together() -> None:
+    port, admin = free_port(), free_port()
+    command = serve_app("main:app", port, "--admin", str(admin), "--workers", "2")
+    async with ServerProcess(command, files=FILES) as process:
+        await process.wait_ready(port, timeout=20.0)
+
+        async def samples() -> dict[str, float]:
+            text = (await request(admin, "GET", "/metrics")).body.decode()
+            lines = [line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#"]
+            return {name: float(value) for name, value in lines}
+
+        async def both_ready() -> bool:
+            return (await samples()).get('stormproof_workers{phase="ready"}') == 2
+
+        await until(both_ready, timeout=20.0)
+        before = await samples()
+        for _ in range(20):
+            assert (await request(port, "GET", "/nowhere")).status == 404
+        assert (await request(port, "GET", "/fails")).status == 500
+        after = await samples()
+        name = 'stormproof_responses_total{class="%s"}'
+        assert after[name % "4xx"] - before[name % "4xx"] == 20
+        assert after[name % "5xx"] - before[name % "5xx"] == 1
+        assert after["process_resident_memory_bytes"] > 20e6
+        workers = (await admin_json(admin, "/drain"))[1]["workers"]
+        assert len({worker["pid"] for worker in workers}) == 2
+
+
+@pytest.mark.parametrize("extra", [(), ("--workers", "2")], ids=["alone", "workers"])
+async def test_tls_is_served(tmp_path: Path, extra: tuple[str, ...]) -> None:
+    certificate, port = make_certificate(tmp_path), free_port()
+    files = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(tmp_path / "site.key")]
+    async with ServerProcess(serve_app("main:app", port, *files, *extra), files=FILES) as process:
+        await process.wait_for_line(r"serving on https?://", timeout=20.0)
+        context = ssl.create_default_context(cafile=str(certificate))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        writer.write(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        writer.close()
+        await writer.wait_closed()
+        process.signal(SIGTERM)
+        assert await process.wait_exit(timeout=15.0) == 0
+
+
+async def test_log_as_json_has_a_line_for_each_phase() -> None:
+    port = free_port()
+    command = serve_app("main:app", port, "--log-format", "json", "--access-log")
+    async with ServerProcess(command, files=FILES) as process:
+        await process.wait_ready(port)
+        await request(port, "GET", "/fails")
+        process.signal(SIGTERM)
+        assert await process.wait_exit(timeout=15.0) == 0
+        lines = [json.loads(line) for line in process.stderr.splitlines()]
+    phases = [line["phase"] for line in lines]
+    assert sorted(set(phases), key=phases.index) == ["starting", "ready", "draining", "stopping"]
+    assert any(line.get("path") == "/fails" and line.get("status") == 500 for line in lines)
+    assert any("ZeroDivisionError" in line.get("exception", "") for line in lines)
+    assert process.stdout == ""
+
+
+def stormproof(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "stormproof", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+def test_explain_knows_what_install_was_given_and_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(APP)
+    done = stormproof(tmp_path, "serve", "main:app", "--explain", "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    plan = json.loads(done.stdout)["plan"]
+    assert (plan["grace"], plan["prestop"], plan["wait"]) == (9, 0.2, 14)
+    text = stormproof(tmp_path, "serve", "main:app", "--explain", "--grace", "20").stdout
+    assert "terminationGracePeriodSeconds: 25" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["--header-timeout", "0"], "--header-timeout must be a number of seconds, more than 0"),
+        (["--body-timeout", "nan"], "--body-timeout must be a number of seconds, more than 0"),
+        (["--admin", "everywhere"], "--admin must be PORT"),
+        (["--ssl-certfile", "none.pem"], "--ssl-certfile none.pem cannot be read: No such file"),
+        (["--ssl-keyfile", "none.pem"], "--ssl-keyfile is of no use without --ssl-certfile"),
+    ],
+)
+def test_wrong_option_is_one_sentence(tmp_path: Path, arguments: list[str], fragment: str) -> None:
+    (tmp_path / "main.py").write_text(APP)
+    done = stormproof(tmp_path, "serve", "main:app", "--port", "0", *arguments)
+    assert done.returncode == 2
+    assert fragment in done.stderr
+    assert len(done.stderr.splitlines()) == 1
