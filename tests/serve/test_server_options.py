@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import ssl
 import subprocess
 import sys
@@ -179,3 +181,87 @@ def test_wrong_option_is_one_sentence(tmp_path: Path, arguments: list[str], frag
     assert done.returncode == 2
     assert fragment in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+async def test_changed_file_is_served_without_a_lost_request_and_a_broken_one_is_not() -> None:
+    port = free_port()
+    old, new = "app = FastAPI(version='1')\n", "app = FastAPI(version='2')\n"
+    head = "from fastapi import FastAPI\n"
+    command = serve_app("main:app", port, "--reload")
+    async with ServerProcess(command, files={"main.py": head + old}) as process:
+        await process.wait_ready(port, timeout=20.0)
+
+        async def version() -> str:
+            answer = await request(port, "GET", "/openapi.json")
+            assert answer.status == 200
+            return str(json.loads(answer.body)["info"]["version"])
+
+        assert await version() == "1"
+        (process.folder / "main.py").write_text(head + "1 / 0\n")
+        await process.wait_for_line("hand-over given up.*ZeroDivisionError", timeout=20.0)
+        assert await version() == "1"
+        (process.folder / "main.py").write_text(head + new)
+
+        async def is_new() -> bool:
+            return await version() == "2"
+
+        await until(is_new, timeout=20.0)
+        process.signal(SIGTERM)
+        assert await process.wait_exit(timeout=15.0) == 0
+
+
+def test_reload_is_for_one_worker(tmp_path: Path) -> None:
+    done = stormproof(tmp_path, "serve", "main:app", "--reload", "--workers", "2")
+    assert done.returncode == 2
+    assert "--reload is for development: it goes with one worker only" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [("watchfiles", ["--reload"], "reload"), ("zttp", ["--http2", "experimental"], "http2")],
+)
+def test_missing_extra_is_one_sentence(
+    tmp_path: Path, module: str, arguments: list[str], extra: str
+) -> None:
+    (tmp_path / "main.py").write_text(APP)
+    # As if it were not installed: a name in sys.modules without a module.
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "stormproof", "serve", "main:app", "--port", "0", *arguments],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert f"needs {module!r}; install it with pip install 'stormproof[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("extra", [(), ("--workers", "2")], ids=["alone", "workers"])
+async def test_http2_is_spoken_when_asked_for(extra: tuple[str, ...]) -> None:
+    """Also by who began before SIGTERM: the request ends, and HTTP/1 goes on as before."""
+    curl = shutil.which("curl")
+    has_http2 = curl and b"HTTP2" in subprocess.run([curl, "-V"], capture_output=True).stdout
+    if not has_http2:
+        pytest.skip("there is no curl with HTTP/2")
+    port = free_port()
+    command = serve_app("main:app", port, "--http2", "experimental", *extra)
+    async with ServerProcess(command, files=FILES) as process:
+        await process.wait_ready(port, timeout=20.0)
+        talk = [
+            "curl",
+            "-s",
+            "--http2-prior-knowledge",
+            "-o",
+            "-",
+            "-w",
+            " %{http_version} %{http_code}",
+        ]
+        url = f"http://127.0.0.1:{port}"
+        asked = await asyncio.create_subprocess_exec(*talk, f"{url}/livez", stdout=-1)
+        assert (await asked.communicate())[0].endswith(b" 2 200")
+        waiting = await asyncio.create_subprocess_exec(*talk, f"{url}/waits", stdout=-1)
+        await asyncio.sleep(0.5)
+        process.signal(SIGTERM)
+        assert (await waiting.communicate())[0] == b"null 2 200"
+        assert await process.wait_exit(timeout=15.0) == 0
+        assert "Traceback" not in process.output

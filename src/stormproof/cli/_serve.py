@@ -93,7 +93,7 @@ def _run_serve(arguments: argparse.Namespace) -> int:
         host=arguments.host,
         port=arguments.port,
         grace=arguments.grace,
-        prestop=arguments.prestop,
+        prestop=0.0 if arguments.reload and arguments.prestop is None else arguments.prestop,
         is_access_logged=arguments.access_log,
         **server_options(arguments),
     )
@@ -102,11 +102,12 @@ def _run_serve(arguments: argparse.Namespace) -> int:
         for name in ("stall_kill", "start_limit", "pid_file")
         if getattr(arguments, name) is not None
     }
-    supervision = Supervision(workers=arguments.workers, **given)
+    watched = Path.cwd() if arguments.reload else None
+    supervision = Supervision(workers=arguments.workers, watched=watched, **given)
     if arguments.explain:
         print(explained(arguments.app, options, supervision, form=arguments.format), end="")
         return 0
-    if given or arguments.supervised or supervision.workers > 1:
+    if given or arguments.supervised or arguments.reload or supervision.workers > 1:
         return supervise(arguments.app, options, supervision)
     return serve(load_app(arguments.app), options)
 

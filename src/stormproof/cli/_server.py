@@ -36,6 +36,11 @@ def add_server_options(serve: argparse.ArgumentParser) -> None:
         "--log-format", choices=["text", "json"], help="how a line of the log looks; default text"
     )
     serve.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: serve new code when a Python file here changes; prestop: 0",
+    )
+    serve.add_argument(
         "--explain",
         action="store_true",
         help="do not serve: print what Kubernetes, systemd, Docker and others must be told",

@@ -75,6 +75,8 @@ class Supervision:
             replaced; None: never.
         start_limit: Seconds a worker may take until it serves.
         pid_file: Where the parent's process id is written while it runs; None: nowhere.
+        watched: A folder whose Python files bring a hand-over when they change; None: there is
+            none. For development, with one worker.
 
     Raises:
         InvalidSetting: A number is out of range; names the option.
@@ -84,10 +86,13 @@ class Supervision:
     stall_kill: float | None = None
     start_limit: float = 60.0
     pid_file: Path | None = None
+    watched: Path | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise InvalidSetting(f"--workers must be 1 or more; got {self.workers}")
+        if self.watched is not None and self.workers > 1:
+            raise InvalidSetting("--reload is for development: it goes with one worker only")
         if self.stall_kill is not None and not LEAST_STALL_KILL <= self.stall_kill < math.inf:
             raise InvalidSetting(
                 f"--stall-kill must be a number of seconds, {LEAST_STALL_KILL:g} or more; "

@@ -21,6 +21,7 @@ from ._options import ServeOptions, Supervision
 from ._pid_file import pid_file
 from ._run import EXIT_CLEAN, EXIT_LOST_OR_NOT_STARTED, admin_server
 from ._terminal import Terminal
+from ._watch import hand_over_on_change
 
 _log = logging.getLogger("stormproof")
 
@@ -46,6 +47,7 @@ def supervise(target: str | None, options: ServeOptions, supervision: Supervisio
     Raises:
         PortInUse: The address is taken or may not be used; nothing was started.
         StartFailed: The first worker did not come to serve; nothing is left running.
+        MissingExtra: A folder is to be watched, and watchfiles is not installed.
         InvalidSetting: The worker said that a setting is wrong, or the pid file cannot be written.
     """
     set_up_logs(options.log_format)
@@ -91,6 +93,7 @@ class Supervisor:
             stack.enter_context(self._selector)
             stack.callback(self._leave_nothing_running)
             stack.enter_context(self._caught_signals())
+            stack.enter_context(hand_over_on_change(self._supervision.watched))
             while not self._is_ending or self._children():
                 self._look(time.monotonic())
                 self._selector.select(_TICK)
