@@ -102,11 +102,14 @@ class Drain:
 
     Attributes:
         start_error: Why the start failed, for the server's log; None if it did not.
+        is_commanded: Whether the server begins this drain by itself, so that signals are its own
+            affair: `drain_on_signals` then leaves them alone.
     """
 
     def __init__(self, lifecycle: Lifecycle, parts: Sequence[Part] = ()) -> None:
         self.lifecycle = lifecycle
         self.parts = tuple(parts)
+        self.is_commanded = False
         self.restart()
 
     def restart(self) -> None:

@@ -54,7 +54,8 @@ def drain_on_signals(drain: Drain) -> Iterator[None]:
     the server ends the lifespan. The former handlers are put back at the end.
     """
     with ExitStack() as stack:
-        if threading.current_thread() is threading.main_thread():
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and not drain.is_commanded:
             for signum in _SIGNALS:
                 _wrap(signum, drain, stack)
         yield

@@ -117,8 +117,9 @@ class _Server(uvicorn.Server):
         """Obey the parent inside the block, and SIGTERM as if it came from the parent."""
         loop = asyncio.get_running_loop()
         self._starting = asyncio.current_task()
-        # Handlers of the loop, which the drain's own wrapping leaves alone: under systemd a
-        # worker gets SIGTERM and the parent's word, which must not count as two signals.
+        # Under systemd a worker gets SIGTERM and its parent's word for the same thing: they must
+        # not count as two signals, of which the second forces.
+        self._drain.is_commanded = True
         loop.add_signal_handler(signal.SIGTERM, self._obey, {"what": "drain"})
         loop.add_signal_handler(signal.SIGINT, _leave_it_to_the_parent)
         self._beat(loop)
