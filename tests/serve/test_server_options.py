@@ -243,8 +243,8 @@ async def test_http2_is_spoken_when_asked_for(extra: tuple[str, ...]) -> None:
     has_http2 = curl and b"HTTP2" in subprocess.run([curl, "-V"], capture_output=True).stdout
     if not has_http2:
         pytest.skip("there is no curl with HTTP/2")
-    port = free_port()
-    command = serve_app("main:app", port, "--http2", "experimental", *extra)
+    port, admin = free_port(), free_port()
+    command = serve_app("main:app", port, "--http2", "experimental", "--admin", str(admin), *extra)
     async with ServerProcess(command, files=FILES) as process:
         await process.wait_ready(port, timeout=20.0)
         talk = [
@@ -260,7 +260,11 @@ async def test_http2_is_spoken_when_asked_for(extra: tuple[str, ...]) -> None:
         asked = await asyncio.create_subprocess_exec(*talk, f"{url}/livez", stdout=-1)
         assert (await asked.communicate())[0].endswith(b" 2 200")
         waiting = await asyncio.create_subprocess_exec(*talk, f"{url}/waits", stdout=-1)
-        await asyncio.sleep(0.5)
+
+        async def is_open() -> bool:
+            return bool((await admin_json(admin, "/drain"))[1]["open"]["request"])
+
+        await until(is_open)
         process.signal(SIGTERM)
         assert (await waiting.communicate())[0] == b"null 2 200"
         assert await process.wait_exit(timeout=15.0) == 0
