@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from stormproof._core.lifecycle import Lifecycle, Loss, Phase
 from stormproof.errors import InvalidSetting, PortInUse
 from stormproof.serve._admin import AdminServer, live, metrics, parse_admin, ready, rehearsal
-from stormproof.serve._link import WorkerLink, answer_on
+from stormproof.serve._link import WorkerLink, Workforce, answer_on
 from stormproof.serve._snapshot import Observer, WorkerSnapshot
 from stormproof.testing import HandClock
 from tests.harness import request, until
@@ -218,22 +217,57 @@ def test_parent_gets_the_snapshot_of_its_worker(worker: Watched) -> None:
     thread.join()
 
 
-def test_worker_that_does_not_answer_is_silent_and_heard_again_later(worker: Watched) -> None:
+def test_worker_that_has_not_answered_yet_is_starting(worker: Watched) -> None:
+    """It is importing the app, which is no reason to kill it."""
     ours, theirs = socket.socketpair()
     link = WorkerLink(ours, pid=5)
-    began = time.monotonic()
-    assert link.ask() == WorkerSnapshot(pid=5, phase="silent")
-    assert time.monotonic() - began < 5.0
+    assert link.ask() == WorkerSnapshot(pid=5, phase="starting")
+    assert live([link.ask()])["status"] == "ok"
     thread = answer_on(theirs, worker.observer)
     worker.lifecycle.enter(Phase.DRAINING)
-    assert link.ask().phase == "draining"
+    while (snapshot := link.ask()).phase == "starting":
+        pass
+    assert snapshot.phase == "draining"
     link.close()
     thread.join()
 
 
-def test_worker_that_is_gone_is_silent() -> None:
+def test_worker_that_answers_no_more_is_silent_and_heard_again_later() -> None:
     ours, theirs = socket.socketpair()
-    theirs.close()
     link = WorkerLink(ours, pid=5)
-    assert link.ask().phase == "silent"
+
+    theirs.sendall(CALM.to_json().encode() + b"\n")  # waits there for its question
+    assert link.ask() == CALM
+    silent = link.ask()
+    assert silent == WorkerSnapshot(pid=5, phase="silent")
+    assert live([silent])["status"] == "unavailable"
+    lines = [STUCK.to_json(), CALM.to_json()]
+    theirs.sendall("".join(line + "\n" for line in lines).encode())
+    assert link.ask() == CALM  # not an answer to an older question
+    theirs.close()
     link.close()
+
+
+def test_worker_that_is_gone_is_told_apart_by_its_absence() -> None:
+    """Its counters stay, so that sums never fall; its link is closed."""
+    workforce = Workforce()
+    ends = []
+    for pid in (5, 6):
+        ours, theirs = socket.socketpair()
+        workforce.join(pid, ours)
+        ends.append(theirs)
+    for theirs in ends:
+        theirs.sendall(CALM.to_json().encode() + b"\n")
+    assert [one.phase for one in workforce(with_open=False)] == ["ready", "ready", "gone"]
+    workforce.leave(5)
+    workforce.leave(5)
+    ends[1].sendall(CALM.to_json().encode() + b"\n")
+    one, gone = workforce(with_open=False)
+    assert (one.responses["2xx"], gone.responses["2xx"], gone.phase) == (40, 40, "gone")
+    workforce.leave(6)
+    (gone,) = workforce(with_open=False)
+    assert gone.responses == {"2xx": 80, "5xx": 4}
+    assert live([gone])["status"] == "ok"
+    assert ready([gone]) == {"status": "unavailable", "ready": 0, "phases": []}
+    for theirs in ends:
+        theirs.close()

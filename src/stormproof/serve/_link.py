@@ -11,6 +11,9 @@ from ._snapshot import Observer, WorkerSnapshot
 _ANSWER_TIME = 1.0
 """Seconds a worker gets to answer; its thread needs some milliseconds, even with a stuck loop."""
 
+_FIRST_ANSWER_TIME = 0.1
+"""The same for one that has never answered: it is importing the app, and will for a while."""
+
 _BRIEF, _FULL = b"s", b"o"
 
 
@@ -30,21 +33,25 @@ class WorkerLink:
         self._lock = threading.Lock()
         self._unread = b""
         self._unanswered = 0
+        self._has_answered = False
 
     def ask(self, *, with_open: bool = False) -> WorkerSnapshot:
         """Return the worker's snapshot, or one of phase "silent" when it does not give one.
 
-        Waits at most 1 s.
+        One that has never given one is "starting". Waits at most 1 s.
         """
         with self._lock:
+            limit = _ANSWER_TIME if self._has_answered else _FIRST_ANSWER_TIME
             try:
-                self._end.settimeout(_ANSWER_TIME)
+                self._end.settimeout(limit)
                 self._end.send(_FULL if with_open else _BRIEF)
                 self._unanswered += 1
-                line = self._read_last()
-                return WorkerSnapshot.from_json(line)
+                snapshot = WorkerSnapshot.from_json(self._read_last(limit))
+                self._has_answered = True
+                return snapshot
             except (OSError, ValueError):
-                return WorkerSnapshot(pid=self._pid, phase="silent")
+                phase = "silent" if self._has_answered else "starting"
+                return WorkerSnapshot(pid=self._pid, phase=phase)
 
     def close(self) -> None:
         """Hang up, which ends the worker's thread and an `ask` under way."""
@@ -53,9 +60,9 @@ class WorkerLink:
         with self._lock:  # never under the feet of one who reads from it
             self._end.close()
 
-    def _read_last(self) -> bytes:
+    def _read_last(self, limit: float) -> bytes:
         """Read until every question is answered: answers that were late are passed over."""
-        give_up_at = time.monotonic() + _ANSWER_TIME
+        give_up_at = time.monotonic() + limit
         line = b""
         while self._unanswered:
             while b"\n" not in self._unread:

@@ -39,17 +39,18 @@ def open_listeners(
     return listeners
 
 
-def addresses_of(listeners: Sequence[socket.socket]) -> str:
+def addresses_of(listeners: Sequence[socket.socket], options: ServeOptions) -> str:
     """Return the addresses in words, for example `http://127.0.0.1:8000`."""
-    return ", ".join(_address_of(listener) for listener in listeners)
+    scheme = "http" if options.ssl_certfile is None else "https"
+    return ", ".join(_address_of(listener, scheme) for listener in listeners)
 
 
-def _address_of(listener: socket.socket) -> str:
+def _address_of(listener: socket.socket, scheme: str) -> str:
     name = listener.getsockname()
     if not isinstance(name, tuple):
         return f"unix:{name if isinstance(name, str) else name.decode(errors='replace')}"
     host, port = name[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _bind(options: ServeOptions) -> socket.socket:

@@ -64,7 +64,7 @@ def serve(app: Any, options: ServeOptions) -> int:
             stack.enter_context(admin_server(lambda **how: [observer.snapshot(**how)], options))
         listeners = open_listeners(options)
         stack.callback(log_phases(lifecycle))
-        stack.callback(lifecycle.events.subscribe(_Announcer(listeners, lifecycle)))
+        stack.callback(lifecycle.events.subscribe(_Announcer(listeners, options, lifecycle)))
         config = server_config(app, options, observer)
         return run_server(_Server(config), listeners, lifecycle)
 
@@ -188,15 +188,18 @@ class _Server(uvicorn.Server):
 class _Announcer:
     """Prints the address once the service is ready: the line that scripts wait for."""
 
-    def __init__(self, listeners: Sequence[socket.socket], lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, listeners: Sequence[socket.socket], options: ServeOptions, lifecycle: Lifecycle
+    ) -> None:
         self._listeners = listeners
+        self._options = options
         self._lifecycle = lifecycle
 
     def __call__(self, event: object) -> None:
         if isinstance(event, PhaseEntered) and event.phase == "ready":
             _log.info(
                 "serving on %s (pid %d, grace %g s, prestop %g s)",
-                addresses_of(self._listeners), os.getpid(),
+                addresses_of(self._listeners, self._options), os.getpid(),
                 self._lifecycle.grace, self._lifecycle.prestop,
             )  # fmt: skip
 

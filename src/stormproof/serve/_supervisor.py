@@ -129,7 +129,8 @@ class Supervisor:
             self._is_announced = True
             _log.info(
                 "serving on %s (pid %d, workers: %d)",
-                addresses_of(self._recipe.listeners), os.getpid(), self._current.size,
+                addresses_of(self._recipe.listeners, self._recipe.options),
+                os.getpid(), self._current.size,
             )  # fmt: skip
 
     def _bury(self, now: float) -> None:
