@@ -207,6 +207,26 @@ async def test_rehearsal_names_requests_streams_and_tasks_with_their_places(
     assert all(name != "endpoint" for _, name, _ in kinds)
 
 
+async def test_part_that_rehearses_names_its_own_tasks() -> None:
+    release = asyncio.Event()
+    task = asyncio.create_task(release.wait(), name="mail")  # type: ignore[arg-type]
+
+    class Mails:
+        def rehearse(self) -> dict[Any, Loss]:
+            return {task: Loss("task", "mail to a@b", 7.0)}
+
+    lifecycle = Lifecycle()
+    observer = Observer(lifecycle, parts=[object(), Mails()])
+    lifecycle.enter(Phase.READY)
+    await asyncio.sleep(0)
+    found = observer.snapshot(with_open=True).open
+    release.set()
+    await task
+    observer.close()
+    assert found[0] == Loss("task", "mail to a@b", 7.0)
+    assert "mail" not in [loss.name for loss in found]
+
+
 def test_parent_gets_the_snapshot_of_its_worker(worker: Watched) -> None:
     ours, theirs = socket.socketpair()
     thread = answer_on(theirs, worker.observer)

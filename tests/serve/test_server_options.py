@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
-from signal import SIGTERM
+from signal import SIGHUP, SIGTERM
 from typing import Any
 
 import pytest
@@ -130,6 +130,33 @@ async def test_tls_is_served(tmp_path: Path, extra: tuple[str, ...]) -> None:
         await writer.wait_closed()
         process.signal(SIGTERM)
         assert await process.wait_exit(timeout=15.0) == 0
+
+
+async def test_renewed_certificate_is_taken_over_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    certificate, key, port = make_certificate(tmp_path), tmp_path / "site.key", free_port()
+    files = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+    command = serve_app("main:app", port, *files, "--supervised")
+
+    def served() -> str:
+        return ssl.get_server_certificate(("127.0.0.1", port), timeout=5.0)
+
+    async with ServerProcess(command, files=FILES) as process:
+        await process.wait_for_line(r"serving on https://", timeout=20.0)
+        first = certificate.read_text()
+        assert (await asyncio.to_thread(served)).split() == first.split()
+        certificate.write_text("no certificate")
+        process.signal(SIGHUP)
+        await process.wait_for_line("hand-over given up.*hold no PEM certificate", timeout=20.0)
+        assert (await asyncio.to_thread(served)).split() == first.split()
+        make_certificate(tmp_path)
+        process.signal(SIGHUP)
+        await process.wait_for_line("hand-over: 1 new workers serve", timeout=20.0)
+
+        async def is_renewed() -> bool:
+            now = await asyncio.to_thread(served)
+            return now.split() == certificate.read_text().split()
+
+        await until(is_renewed, timeout=10.0)
 
 
 async def test_log_as_json_has_a_line_for_each_phase() -> None:
