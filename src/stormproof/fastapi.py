@@ -1,7 +1,7 @@
 """Where the rooms meet a FastAPI app: `install()` and the dependencies."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 from fastapi import BackgroundTasks as StarletteTasks
@@ -259,8 +259,13 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
         lifecycle.restart()
         drain.restart()
         try:
-            async with opened(drain.parts, lifecycle), own_lifespan(app) as state:
-                with drain_on_signals(drain):
+            with ExitStack() as signals:
+                async with (
+                    opened(drain.parts, lifecycle),
+                    drain.bounded_teardown(),
+                    own_lifespan(app) as state,
+                ):
+                    signals.enter_context(drain_on_signals(drain))
                     lifecycle.enter(Phase.READY)
                     yield state
                     await drain.finish()

@@ -69,7 +69,7 @@ class LifecycleMiddleware:
                     await _send_problem(send, _draining("was cut at the end of the grace period"))
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
-        error = _draining("no longer takes requests")
+        error = _draining("came too late")
         self._lifecycle.events.emit(RequestRefused(f"{scope['method']} {scope['path']}"))
         await _send_problem(send, error)
 
