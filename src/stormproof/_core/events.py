@@ -121,7 +121,10 @@ class TaskFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskRefused(Event):
-    """A task was not started because `running` of at most `max_running` were under way."""
+    """A task was not started because `running` of at most `max_running` were under way.
+
+    Emitted in the thread that asked for it, which may be that of a `def` endpoint.
+    """
 
     name: str
     running: int
