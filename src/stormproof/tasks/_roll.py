@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,14 +115,15 @@ class Roll:
         with self._lock:
             self._promised -= 1
 
-    def add(self, handle: AnyHandle) -> None:
-        """Take a started task in, and report its end when it comes."""
+    def add(self, handle: AnyHandle, context: Context) -> None:
+        """Take a started task in, and report its end, in `context`, when it comes."""
         self.running[handle._task] = handle
         if handle.is_service:
             self._services += 1
         else:
             self._accepted += 1
-        handle._task.add_done_callback(self._ended)
+        # The default is a copy of the context of this moment, which holds the whole request.
+        handle._task.add_done_callback(self._ended, context=context)
 
     def count(self, state: TaskState) -> None:
         """Count one task out that ended so."""

@@ -327,8 +327,9 @@ class Tasks:
         task = loop.create_task(coroutine, name=work.name, context=context)
         handle = TaskHandle(work, task, self._roll.clock.now(), origin)
         if work.timeout is not None:
-            handle._timer = loop.call_later(work.timeout, handle._cut, "timed_out")
-        self._roll.add(handle)
+            cut = handle._cut
+            handle._timer = loop.call_later(work.timeout, cut, "timed_out", context=context)
+        self._roll.add(handle, context)
         return handle
 
     def _promise(self, name: str) -> None:
