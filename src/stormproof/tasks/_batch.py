@@ -53,7 +53,7 @@ class Batch:
         calls, self._calls = self._calls, []
         for call in calls:
             run = functools.partial(_run, call, self._tasks._threads)
-            in_turn = functools.partial(_in_turn, previous, run)
+            in_turn = functools.partial(_after_the_one_before, previous, run)
             handle = self._tasks._start_promised(self._configured._work(in_turn, call))
             if handle is not None:
                 handles.append(handle)
@@ -67,14 +67,16 @@ class Batch:
             self._tasks._roll.release()
 
 
-async def _in_turn(previous: "asyncio.Task[Any] | None", run: Callable[[], Any]) -> Any:
+async def _after_the_one_before(
+    previous: "asyncio.Task[Any] | None", run: Callable[[], Any]
+) -> Any:
     if previous is not None:
         await asyncio.wait((previous,))
     return await run()
 
 
 async def _run(call: "functools.partial[Any]", threads: Threads) -> Any:
-    result = await (call() if _is_async(call.func) else threads.run(call))
+    result = await (call() if _is_async(call.func) else threads.run_in_thread(call))
     # `lambda: send(x)` looks like a plain function from outside.
     return await result if inspect.isawaitable(result) else result
 

@@ -22,7 +22,7 @@ class Threads:
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(_CAPACITY)
 
-    async def run(self, function: Callable[[], Any]) -> Any:
+    async def run_in_thread(self, function: Callable[[], Any]) -> Any:
         """Call `function` in a thread, in a copy of the caller's context, and return its result.
 
         Waits for one of the 40 places. Cancelled while waiting for it: the function does not
