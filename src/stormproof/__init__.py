@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ._core.lifecycle import Part as Part
     from ._core.lifecycle import Phase as Phase
     from .database import Database as Database
+    from .fastapi import BackgroundTasks as BackgroundTasks
+    from .fastapi import background as background
     from .fastapi import install as install
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 # Names are loaded when they are first used: a room whose extra is not installed costs nothing,
 # and using it says which extra to install.
 _HOMES = {
+    "BackgroundTasks": ("fastapi", None),
     "Database": ("database", "database"),
     "Lifecycle": ("_core.lifecycle", None),
     "Limiter": ("limit", None),
@@ -35,6 +38,7 @@ _HOMES = {
     "ServerEvent": ("stream", None),
     "Tasks": ("tasks", None),
     "Upstream": ("upstream", "upstream"),
+    "background": ("fastapi", None),
     "install": ("fastapi", None),
     "read_session": ("fastapi", None),
     "remaining": ("_core.deadline", None),

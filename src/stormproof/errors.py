@@ -148,6 +148,12 @@ class TasksClosed(StormproofError, RuntimeError):
     code, status, title = "SP601", 503, "Tasks are closed"
 
 
+class TasksFull(StormproofError):
+    """A task was refused because as many as may run were running."""
+
+    code, status, title = "SP602", 503, "Too many tasks"
+
+
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 

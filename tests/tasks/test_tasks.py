@@ -261,7 +261,7 @@ def test_a_task_that_swallows_its_cancellation_is_named_and_not_waited_for(
 def test_a_drain_whose_time_has_passed_cuts_at_once() -> None:
     async def scenario(tasks: Tasks, clock: LoopClock) -> None:
         tasks.spawn(asyncio.sleep, 3600)
-        tasks.serve(asyncio.sleep, 3600)
+        tasks.service(functools.partial(asyncio.sleep, 3600))
         await ticks()
         began_at = clock.now()
         assert [loss.name for loss in await tasks.drain(began_at - 5)] == ["sleep"]
@@ -314,7 +314,7 @@ def test_a_cancelled_drain_cancels_at_once_and_still_names_what_it_cut() -> None
         await tasks.open(lifecycle)
         tasks.spawn(asyncio.sleep, 3600)
         tasks.spawn(clean_up_slowly)
-        tasks.serve(asyncio.sleep, 3600)
+        tasks.service(functools.partial(asyncio.sleep, 3600))
         drain = asyncio.create_task(tasks.drain(LoopClock().now() + until))
         await asyncio.sleep(cancelled_after)
         drain.cancel()
@@ -337,7 +337,7 @@ def test_a_drain_cancelled_at_any_tick_leaves_nothing_running(tick: int) -> None
                 tasks.spawn(chain, levels - 1)
 
         tasks.spawn(chain, 3)
-        tasks.serve(asyncio.sleep, 3600)
+        tasks.service(functools.partial(asyncio.sleep, 3600))
         drain = asyncio.create_task(tasks.drain(clock.now() + 60))
         await ticks(tick)
         drain.cancel()
@@ -364,14 +364,14 @@ def test_services_stop_after_the_last_task_and_are_no_loss() -> None:
             await asyncio.sleep(3)
             order.append("task done")
 
-        tasks.serve(poll)
+        tasks.service(poll)
         tasks.spawn(work)
         await ticks()
         assert tasks.statistics() == TasksStatistics(1, 1, 1, 0, 0, 0)
         drain = asyncio.create_task(tasks.drain(clock.now() + 60))
         await ticks()
         with pytest.raises(TasksClosed, match="tasks 'tasks' are draining, so 'poll'"):
-            tasks.serve(poll)
+            tasks.service(poll)
         assert await drain == []
         assert order == ["task done", "service stopped"]
         assert tasks.statistics() == TasksStatistics(0, 0, 1, 1, 0, 0)
@@ -389,7 +389,7 @@ def test_what_a_service_spawns_as_it_stops_is_finished_too() -> None:
             finally:
                 tasks.spawn(sleep_and_note, 4, done)
 
-        tasks.serve(batch)
+        tasks.service(batch)
         await ticks()
         assert await tasks.drain(clock.now() + 60) == []
         assert done == [4]
@@ -400,7 +400,7 @@ def test_what_a_service_spawns_as_it_stops_is_finished_too() -> None:
 async def test_a_service_that_fails_is_logged(
     tasks: Tasks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handle = tasks.serve(fail)
+    handle = tasks.service(fail, restart="never")
     with pytest.raises(LookupError):
         await handle.wait()
     assert [record.getMessage()[:11] for record in caplog.records] == ["task 'fail'"]
@@ -503,7 +503,7 @@ async def test_a_thread_is_refused_after_the_drain(tasks: Tasks) -> None:
 async def test_a_thread_is_refused_when_the_loop_does_not_answer(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stormproof.tasks._THREAD_WAIT", 0.01)
+    monkeypatch.setattr("stormproof.tasks._tasks._THREAD_WAIT", 0.01)
     errors, done = list[Exception](), list[float]()
 
     def endpoint() -> None:

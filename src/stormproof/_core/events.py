@@ -21,6 +21,21 @@ class PhaseEntered(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ReadinessLost(Event):
+    """Something the service cannot do without gave up; readiness is 503 from now on."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessRegained(Event):
+    """What had given up works again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class DrainFinished(Event):
     """The drain is over, `seconds` after it began, and `lost` things were cut."""
 
@@ -93,11 +108,27 @@ class CommitFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskFailed(Event):
-    """A supervised task ended with an exception."""
+    """A supervised task ended with an exception, or was not done within its timeout.
+
+    `origin` is the request it was started from ("POST /orders"), or None.
+    """
 
     name: str
     error: str
     age: float
+    origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRefused(Event):
+    """A task was not started because `running` of at most `max_running` were under way.
+
+    Emitted in the thread that asked for it, which may be that of a `def` endpoint.
+    """
+
+    name: str
+    running: int
+    max_running: int
 
 
 @dataclass(frozen=True, slots=True)

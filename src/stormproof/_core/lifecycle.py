@@ -9,7 +9,8 @@ from typing import Protocol
 
 from .asgi import Scope, request_name
 from .clock import MONOTONIC, Clock
-from .events import Events, PhaseEntered
+from .events import Events, PhaseEntered, ReadinessLost, ReadinessRegained
+from .origin import enter_request, leave_request
 
 
 class Phase(Enum):
@@ -28,8 +29,8 @@ _ORDER = tuple(Phase)
 class Loss:
     """Acknowledged work that was cut.
 
-    `kind` is "request", "background" (work after its answer), "stream", "task" or "part";
-    `age` in seconds.
+    `kind` is "request", "background" (work after its answer), "stream", "task", "handover" (a
+    task that nobody took over) or "part"; `age` in seconds.
     """
 
     kind: str
@@ -115,6 +116,8 @@ class Lifecycle:
     Attributes:
         shutdown_at: Absolute time at which all must be over; None until the drain begins.
         losses: What was cut, filled during the drain.
+        parts: What opens and closes with the service, in the order of opening.
+        unready: Why the service cannot do its work although it runs: a reason by name.
     """
 
     def __init__(
@@ -129,12 +132,14 @@ class Lifecycle:
         self.prestop = prestop
         self.clock = clock
         self.events = events or Events()
+        self.parts: tuple[Part, ...] = ()
         self.restart()
 
     def restart(self) -> None:
         """Begin a new life in phase "starting": the same app may be served again, as tests do."""
         self.shutdown_at: float | None = None
         self.losses: list[Loss] = []
+        self.unready: dict[str, str] = {}
         self.requests: set[InFlight] = set()
         self.streams: set[StreamPlace] = set()
         self._phase = Phase.STARTING
@@ -149,6 +154,28 @@ class Lifecycle:
     def is_draining(self) -> bool:
         """Whether the drain has begun (it never ends but with the process)."""
         return _ORDER.index(self._phase) >= _ORDER.index(Phase.DRAINING)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new requests should be sent here: phase "ready", and nothing against it."""
+        return self._phase is Phase.READY and not self.unready
+
+    def declare_unready(self, name: str, reason: str) -> None:
+        """Turn readiness to 503 until `declare_ready(name)`; requests are served all the same.
+
+        Args:
+            name: What is unable to work, for example "service 'poll'".
+            reason: Why, in words that anybody may read who can ask for `/readyz`.
+        """
+        is_news = name not in self.unready
+        self.unready[name] = reason
+        if is_news:
+            self.events.emit(ReadinessLost(name, reason))
+
+    def declare_ready(self, name: str) -> None:
+        """Take back what `declare_unready` said of `name`; when it said nothing, do nothing."""
+        if self.unready.pop(name, None) is not None:
+            self.events.emit(ReadinessRegained(name))
 
     def enter(self, phase: Phase) -> None:
         """Go on to `phase`, wake whoever waits for it, and emit `PhaseEntered`.
@@ -172,12 +199,17 @@ class Lifecycle:
 
     @contextmanager
     def request(self, scope: Scope) -> Iterator[InFlight]:
-        """Count a request in, and out again when the block ends however it ends."""
+        """Count a request in, and out again when the block ends however it ends.
+
+        Inside the block it is the origin of all work that is started.
+        """
         entry = InFlight(scope, self.clock.now(), asyncio.current_task())
         self.requests.add(entry)
+        origin = enter_request(entry)
         try:
             yield entry
         finally:
+            leave_request(origin)
             self.requests.discard(entry)
 
     @contextmanager

@@ -12,14 +12,20 @@ def health_answer(path: str, lifecycle: Lifecycle) -> tuple[int, bytes]:
 
     Liveness is 200 as long as the loop answers, through the whole drain, so that no platform
     kills a service that is finishing its work.
-    Readiness is 200 in phase "ready" only.
+    Readiness is 200 in phase "ready" only, and while nothing has declared itself unready; the
+    reasons are in the body.
     Start-up is 503 before that phase was reached and 200 ever after.
     """
     phase = lifecycle.phase
     is_good = {
         "/livez": True,
-        "/readyz": phase is Phase.READY,
+        "/readyz": lifecycle.is_ready,
         "/startupz": phase is not Phase.STARTING,
     }[path]
-    body = json.dumps({"status": "ok" if is_good else "unavailable", "phase": phase.value})
-    return (200 if is_good else 503), body.encode()
+    answer: dict[str, object] = {
+        "status": "ok" if is_good else "unavailable",
+        "phase": phase.value,
+    }
+    if path == "/readyz" and lifecycle.unready:
+        answer["reasons"] = lifecycle.unready
+    return (200 if is_good else 503), json.dumps(answer).encode()
