@@ -33,6 +33,25 @@ from tests.harness import (
     until,
 )
 
+SLOW_IMPORT = "import time\nprint('begun', flush=True)\ntime.sleep(60)\n"
+
+SLOW_LIFESPAN = """
+import asyncio
+from contextlib import asynccontextmanager
+from fastapi import FastAPI
+
+@asynccontextmanager
+async def lifespan(app):
+    try:
+        print("begun", flush=True)
+        await asyncio.sleep(60)
+        yield
+    finally:
+        print("closed again", flush=True)
+
+app = FastAPI(lifespan=lifespan)
+"""
+
 
 def kill(pid: int, number: Signals = SIGKILL) -> None:
     os.kill(pid, number)
@@ -78,7 +97,8 @@ async def test_app_that_cannot_start_is_one_sentence_and_exit_code_3(
     async with ServerProcess(command, files={"main.py": app}) as process:
         await process.wait_for_line(sentence, START_TIME)
         assert await process.wait_exit() == 3
-        assert process.stderr.count("stormproof: ") - process.stderr.count(" INFO ") == 1
+        lines = [line for line in process.stderr.splitlines() if " INFO " not in line]
+        assert sum("stormproof: " in line for line in lines) == 1
         assert workers_of(process) == set()
 
 
@@ -87,6 +107,41 @@ async def test_setting_that_the_worker_refuses_is_wrong_use() -> None:
     async with ServerProcess(command, files={"main.py": APP}) as process:
         assert await process.wait_exit(START_TIME) == 2
         assert process.stderr.startswith("stormproof: --prestop (5 s) must be less than")
+
+
+@pytest.mark.parametrize("phase", ["import", "lifespan"])
+async def test_start_is_given_up_at_sigterm_and_what_had_opened_is_closed(phase: str) -> None:
+    app = SLOW_IMPORT if phase == "import" else SLOW_LIFESPAN
+    command = serve_app("main:app", free_port(), "--workers", "2")
+    async with ServerProcess(command, files={"main.py": app}) as process:
+        await process.wait_for_line("begun", START_TIME)
+        process.signal(SIGTERM)
+        assert await process.wait_exit(4.0) == 0  # a worker that ignored it is killed after 5 s
+        assert ("closed again" in process.stdout) == (phase == "lifespan")
+        assert "Traceback" not in process.output
+
+
+async def test_hang_up_during_the_first_start_starts_nothing_beside_it() -> None:
+    app = "import time\nprint('begun', flush=True)\ntime.sleep(0.5)\n1 / 0\n"
+    command = serve_app("main:app", free_port(), "--workers", "2")
+    async with ServerProcess(command, files={"main.py": app}) as process:
+        await process.wait_for_line("begun", START_TIME)
+        process.signal(SIGHUP)
+        assert await process.wait_exit(START_TIME) == 3
+        assert process.stdout.count("begun") == 1
+        assert workers_of(process) == set()
+
+
+async def test_worker_that_keeps_ending_is_replaced_ever_later() -> None:
+    async with supervised("--supervised", workers=1) as (process, port):
+        for pause in ("0.5", "1", "2"):
+            await all_answer(port, workers_of(process))
+            (worker,) = workers_of(process)
+            kill(worker)
+            await process.wait_for_line(f"worker {worker} ended by SIGKILL; the next in {pause} s")
+            await until(lambda: len(workers_of(process)) == 1, START_TIME)
+        # Meanwhile clients are not refused: they wait in the queue of the parent's socket.
+        assert (await request(port, "GET", "/pid", timeout=START_TIME)).status == 200
 
 
 async def test_start_that_takes_too_long_shows_its_stacks_and_ends() -> None:

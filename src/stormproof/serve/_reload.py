@@ -20,7 +20,8 @@ def reload(*, pid: int | None = None, pid_file: Path | None = None) -> int:
 
     Raises:
         InvalidSetting: Neither or both are given, or the file holds no process id.
-        NotStarted: There is no such process, or it belongs to somebody else.
+        NotStarted: There is no such process, it belongs to somebody else, or SIGHUP would kill
+            it (told on Linux alone).
     """
     if (pid is None) == (pid_file is None):
         raise InvalidSetting("reload wants one of --pid and --pid-file")
@@ -28,6 +29,8 @@ def reload(*, pid: int | None = None, pid_file: Path | None = None) -> int:
     assert number is not None  # one of them was given
     if number < 1:
         raise InvalidSetting(f"--pid must be a process id, 1 or more; got {number}")
+    if not _takes_hangups(number):
+        raise NotStarted(f"process {number} does not take SIGHUP: it is no parent of `serve`")
     try:
         os.kill(number, signal.SIGHUP)
     except ProcessLookupError as exc:
@@ -35,3 +38,16 @@ def reload(*, pid: int | None = None, pid_file: Path | None = None) -> int:
     except PermissionError as exc:
         raise NotStarted(f"process {number} belongs to another user; reload it as them") from exc
     return number
+
+
+def _takes_hangups(pid: int) -> bool:
+    """Return whether the process has a handler for SIGHUP; True where that cannot be told.
+
+    A stale pid file may name anybody, and without a handler SIGHUP kills.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    caught = next((line for line in status.splitlines() if line.startswith("SigCgt:")), None)
+    return caught is None or bool(int(caught.split()[1], 16) & 1 << (signal.SIGHUP - 1))

@@ -94,7 +94,7 @@ class Supervisor:
             stack.callback(self._leave_nothing_running)
             stack.enter_context(self._caught_signals())
             stack.enter_context(hand_over_on_change(self._supervision.watched))
-            while not self._is_ending or self._children():
+            while not self._is_over():
                 self._look(time.monotonic())
                 self._selector.select(_TICK)
         if self._failure is not None:
@@ -102,11 +102,14 @@ class Supervisor:
         _log.info("all workers have ended, %s", "work was lost" if self._has_lost else "0 lost")
         return EXIT_LOST_OR_NOT_STARTED if self._has_lost else EXIT_CLEAN
 
+    def _is_over(self) -> bool:
+        return self._failure is not None or (self._is_ending and not self._children())
+
     def _look(self, now: float) -> None:
         self._listen(now)
         self._bury(now)
         self._obey_signals(now)
-        if not self._is_ending:
+        if not self._is_ending and self._failure is None:
             self._hand_over(now)
             for generation in (self._current, self._next):
                 for child in generation.start_missing(now) if generation is not None else ():
@@ -160,7 +163,6 @@ class Supervisor:
                     f"no worker came to serve: the first ended {_how(child)}; its own lines "
                     "above say why"
                 )
-                self._is_ending = True
                 return
             _log.error("worker %d ended %s; the next in %g s", child.pid, _how(child), pause)
 
@@ -200,7 +202,7 @@ class Supervisor:
             self._leaving += old
             for child in old:
                 child.retire(now)
-        if self._is_reload_wanted and self._next is None:
+        if self._is_reload_wanted and self._next is None and self._current.has_served:
             self._is_reload_wanted = False
             _log.info("hand-over: starting %d new workers", self._supervision.workers)
             self._next = self._generation()
