@@ -19,14 +19,22 @@ class RecordingServer:
     def __init__(self, clock: HandClock, *, connections: int = 0) -> None:
         self.clock = clock
         self.connections = connections
+        self.new_connections = 0
         self.stopped_at: float | None = None
+        self.began_shutdown_at: float | None = None
         self.aborted: list[object] | None = None
 
     def stop_listening(self) -> None:
         self.stopped_at = self.clock.now()
 
+    def begin_shutdown(self) -> None:
+        self.began_shutdown_at = self.clock.now()
+
     def has_connections(self) -> bool:
         return self.connections > 0
+
+    def has_new_connections(self) -> bool:
+        return self.new_connections > 0
 
     def abort_connections(self, tasks: Any) -> None:
         self.aborted = list(tasks)
@@ -92,6 +100,35 @@ def test_listener_stays_open_through_the_lame_duck() -> None:
     world.run(main())
     assert world.server.stopped_at == pytest.approx(5.0, abs=0.05)
     assert world.lifecycle.phase is Phase.STOPPING
+
+
+def test_client_that_connected_as_the_listener_closed_can_send_its_request() -> None:
+    """Its connection is there and its request under way: closing it now would be a reset."""
+    world = World(prestop=5.0)
+    world.server.new_connections = 1
+
+    async def main() -> None:
+        world.drain.begin(world.server)
+        await asyncio.sleep(5.2)
+        assert world.server.stopped_at is not None
+        assert world.server.began_shutdown_at is None
+        world.server.new_connections = 0
+        await world.drain.finish()
+
+    world.run(main())
+    assert world.server.began_shutdown_at == pytest.approx(5.2, abs=0.05)
+
+
+def test_client_that_connects_and_sends_nothing_cannot_hold_the_drain() -> None:
+    world = World(prestop=5.0)
+    world.server.new_connections = 1
+
+    async def main() -> None:
+        world.drain.begin(world.server)
+        await world.drain.finish()
+
+    world.run(main())
+    assert world.server.began_shutdown_at == pytest.approx(5.5, abs=0.05)
 
 
 def test_request_in_flight_finishes_within_the_grace() -> None:

@@ -33,9 +33,12 @@ A client may be writing its next request just as the server closes; after a seco
 it saw `Connection: close` on each answer, or sent nothing, that race is gone.
 """
 
-_LISTENER_CLOSES_WITHIN = 0.5
-"""Seconds after which a request on a new connection is refused: uvicorn looks whether it is to
-stop every 0.1 s, and whoever comes in until then is served."""
+_FIRST_REQUEST_WAIT = 0.5
+"""Seconds that a client which had connected as the listener closed has to send its request."""
+
+_SHUTDOWN_BEGINS_WITHIN = 0.5
+"""Seconds after which a request is refused: uvicorn looks whether it is to stop every 0.1 s, and
+whoever comes in until then is served."""
 
 _FORCED_GRACE = 0.5
 """Seconds that a second signal leaves for cancelled work to run its `finally` blocks."""
@@ -45,11 +48,19 @@ class Server(Protocol):
     """What the drain asks of the server it runs under."""
 
     def stop_listening(self) -> None:
-        """Close the listener and let the server begin its own shutdown."""
+        """Close the listener, if the server can do so alone; connections stay."""
+        ...
+
+    def begin_shutdown(self) -> None:
+        """Let the server close its idle connections and go on to the end of the lifespan."""
         ...
 
     def has_connections(self) -> bool:
         """Whether any client is connected."""
+        ...
+
+    def has_new_connections(self) -> bool:
+        """Whether a client has connected whose first request has not arrived."""
         ...
 
     def abort_connections(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
@@ -63,7 +74,14 @@ class NoServer:
     def stop_listening(self) -> None:
         """Do nothing."""
 
+    def begin_shutdown(self) -> None:
+        """Do nothing."""
+
     def has_connections(self) -> bool:
+        """Return False: unknown."""
+        return False
+
+    def has_new_connections(self) -> bool:
         """Return False: unknown."""
         return False
 
@@ -175,7 +193,9 @@ class Drain:
             idle_until = self._began_at + _IDLE_BEFORE_CLOSE
             await self._wait(self._no_connections, lambda: min(idle_until, self._requests_until()))
         self._server.stop_listening()
-        self._refuses_at = self.lifecycle.clock.now() + _LISTENER_CLOSES_WITHIN
+        await self._wait(self._no_new_connections, _from_now(self, _FIRST_REQUEST_WAIT))
+        self._server.begin_shutdown()
+        self._refuses_at = self.lifecycle.clock.now() + _SHUTDOWN_BEGINS_WITHIN
         # Also while no request is open the server may be held up, by a reader that stalls.
         await self._wait(self._is_server_done, self._requests_until)
         await self._cut_requests()
@@ -185,6 +205,9 @@ class Drain:
 
     def _no_connections(self) -> bool:
         return not self._server.has_connections()
+
+    def _no_new_connections(self) -> bool:
+        return not self._server.has_new_connections()
 
     async def _end_streams(self) -> None:
         """Ask each stream in turn to send its last event, and wait until all have left."""

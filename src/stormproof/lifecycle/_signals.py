@@ -9,31 +9,10 @@ from types import FrameType
 from typing import Any
 
 from ._drain import Drain, Server
+from ._uvicorn import Uvicorn
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _Handler = Callable[[int, FrameType | None], Any]
-
-
-class _Uvicorn:
-    """A running uvicorn, reached through the object that its signal handler is bound to."""
-
-    def __init__(self, server: Any) -> None:
-        self._server = server
-
-    def stop_listening(self) -> None:
-        # Not its handle_exit(): that records the signal and raises it again at the end, so a
-        # clean shutdown would leave with status -15 instead of 0.
-        self._server.should_exit = True
-
-    def has_connections(self) -> bool:
-        return bool(self._server.server_state.connections)
-
-    def abort_connections(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
-        # uvicorn waits for each connection and task without a limit (0.54).
-        for connection in list(self._server.server_state.connections):
-            connection.transport.abort()
-        for task in tasks:
-            self._server.server_state.tasks.discard(task)
 
 
 class _SignalledServer:
@@ -44,20 +23,24 @@ class _SignalledServer:
         self._signum = signum
 
     def stop_listening(self) -> None:
+        """Nothing: it closes its listener when it begins its shutdown."""
+
+    def begin_shutdown(self) -> None:
         self._handler(self._signum, None)
 
     def has_connections(self) -> bool:
         return True
+
+    def has_new_connections(self) -> bool:
+        return False
 
     def abort_connections(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
         """Nothing: this server keeps its connections to itself."""
 
 
 def _server_behind(handler: _Handler, signum: int) -> Server:
-    owner = getattr(handler, "__self__", None)
-    if hasattr(owner, "should_exit") and hasattr(owner, "server_state"):
-        return _Uvicorn(owner)
-    return _SignalledServer(handler, signum)
+    owner = Uvicorn.owns(handler)
+    return _SignalledServer(handler, signum) if owner is None else Uvicorn(owner)
 
 
 @contextmanager
