@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "src").rglob("*.py"))
 
 MOST_LINES = 400
-TOO_LONG = {"src/stormproof/stream/_delivery.py", "src/stormproof/upstream.py"}
+TOO_LONG = {"src/stormproof/upstream.py"}
 """To be split at their next change; this list only ever gets shorter."""
 MOST_FUNCTION_LINES = 60
 EMPTY_WORDS = {"utils", "util", "helpers", "helper", "manager", "common", "misc", "base"}

@@ -109,7 +109,10 @@ class StreamOpened(Event):
 
 @dataclass(frozen=True, slots=True)
 class StreamEnded(Event):
-    """A stream ended; `reason` is "finished", "left", "drain", "failed" or "deadline"."""
+    """A stream ended.
+
+    `reason` is "finished", "left", "drain", "failed", "stalled" or "deadline"; `age` in seconds.
+    """
 
     name: str
     reason: str

@@ -1,0 +1,119 @@
+"""The routes of `database_post`, with stormproof's database and its two lines.
+
+Environment: `DATABASE_URL`, and `SEED_POOL_SIZE` as for the post's.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import BackgroundTasks, FastAPI
+from fastapi.responses import StreamingResponse
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+import stormproof
+from stormproof.demo.items import Base, Item, ItemIn, ItemOut
+
+from .database_statements import ENDLESS, SHORT
+
+gate = asyncio.Event()
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with database.engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield
+
+
+database = stormproof.Database(
+    os.environ["DATABASE_URL"],
+    pool_size=int(os.environ.get("SEED_POOL_SIZE", "20")),
+    max_overflow=int(os.environ.get("SEED_MAX_OVERFLOW", "10")),
+)
+app = FastAPI(lifespan=lifespan)
+stormproof.install(app, database)
+
+Session = Annotated[AsyncSession, stormproof.session(database)]
+
+
+@app.get("/pool")
+async def pool() -> dict[str, int]:
+    return {"in_use": database.statistics().in_use, "threads": threading.active_count()}
+
+
+@app.post("/gate")
+async def open_gate() -> None:
+    gate.set()
+
+
+@app.get("/items")
+async def list_items(session: Session) -> list[ItemOut]:
+    items = await session.scalars(select(Item).order_by(Item.id))
+    return [ItemOut.model_validate(item) for item in items]
+
+
+@app.post("/items", status_code=201)
+async def create_item(new: ItemIn, session: Session) -> ItemOut:
+    item = Item(name=new.name, quantity=new.quantity)
+    session.add(item)
+    await session.flush()
+    return ItemOut.model_validate(item)
+
+
+@app.post("/items-with-task")
+async def create_item_with_task(
+    new: ItemIn, background_tasks: BackgroundTasks, session: Session
+) -> dict[str, str]:
+    session.add(Item(name=new.name))
+    background_tasks.add_task(gate.wait)
+    return {"status": "queued"}
+
+
+@app.get("/subscribe")
+async def subscribe() -> StreamingResponse:
+    async def generate() -> AsyncIterator[str]:
+        while True:
+            async with database.read_session() as session:
+                items = (await session.scalars(select(Item))).all()
+            yield f"data: {len(items)}\n\n"
+            await gate.wait()
+
+    return StreamingResponse(generate(), media_type="text/event-stream")
+
+
+@app.get("/rows")
+async def rows(session: Session) -> AsyncIterator[ItemOut]:
+    """The mistake: this session is over before the first item."""
+    for item in await session.scalars(select(Item).order_by(Item.id)):
+        yield ItemOut.model_validate(item)
+
+
+@app.get("/own-rows")
+async def own_rows() -> AsyncIterator[ItemOut]:
+    """The right way: a session of the stream's own."""
+    async with database.session() as session:
+        for item in await session.scalars(select(Item).order_by(Item.id)):
+            yield ItemOut.model_validate(item)
+
+
+@app.post("/items/{id}/add")
+async def add_one(id: int, session: Session) -> dict[str, int]:
+    item = await session.get_one(Item, id)
+    item.quantity += 1
+    await session.flush()
+    return {"quantity": item.quantity}
+
+
+@app.get("/slow", dependencies=[stormproof.route_deadline(0.3)])
+async def slow(session: Session) -> None:
+    await session.execute(ENDLESS)
+
+
+@app.get("/report")
+async def report(session: Session) -> int:
+    return (await session.scalars(SHORT)).one()
