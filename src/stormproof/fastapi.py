@@ -166,8 +166,9 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
         lifecycle.restart()
         drain.restart()
         try:
-            async with opened(drain.parts, lifecycle), own_lifespan(app) as state:
-                with drain_on_signals(drain):
+            # Around the start, too: a signal that comes then waits for it, and drains at once.
+            with drain_on_signals(drain):
+                async with opened(drain.parts, lifecycle), own_lifespan(app) as state:
                     lifecycle.enter(Phase.READY)
                     yield state
                     await drain.finish()
@@ -175,6 +176,7 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
             drain.start_error = error
             raise
         finally:
+            await drain.abandon()
             if lifecycle.is_draining:
                 drain.report()
 

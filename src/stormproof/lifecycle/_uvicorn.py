@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -64,6 +65,14 @@ class Uvicorn:
             connection.transport.abort()
         for task in tasks:
             self._server.server_state.tasks.discard(task)
+
+    def note_loss(self) -> None:
+        """Let the `uvicorn` and `fastapi run` commands exit with 3."""
+        # uvicorn.run() looks at `started` when its server has ended, and exits with 3 if it is
+        # not set (0.54). With workers the parent's 0 stands; gunicorn would take a worker's 3
+        # for an app that does not start, and stop all the others.
+        if self._server.config.workers == 1 and "gunicorn.arbiter" not in sys.modules:
+            self._server.started = False
 
     async def _adopt(self, connected: socket.socket) -> None:
         """Serve a connection that uvicorn's own listener did not come to accept."""
