@@ -56,6 +56,7 @@ async def stubborn():
 
 @app.get("/blocking")
 async def blocking():
+    print("blocking", flush=True)
     time.sleep(60)
 
 async def ticks():

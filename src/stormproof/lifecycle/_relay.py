@@ -7,9 +7,11 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-_TAKE_AGAIN = 0.05
-"""Seconds after which the wake-up descriptor is taken once more: uvloop sets its own each time
-it starts to run, and granian runs the lifespan's start and the service one after the other."""
+_FIRST_LOOK = 0.002
+_LAST_LOOK = 1.0
+"""Seconds between two looks whether the loop has put its own descriptor back, doubled each time:
+uvloop does so whenever it starts to run, and granian runs the lifespan's start and the service
+one after the other."""
 
 
 def is_handled_by_loop(signum: int) -> bool:
@@ -36,6 +38,7 @@ class SignalRelay:
         self._on_signal = on_signal
         self._loop = asyncio.get_running_loop()
         self._loops_own = -1
+        self._look: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> "SignalRelay":
         self._reader, self._writer = socket.socketpair()
@@ -43,11 +46,11 @@ class SignalRelay:
         self._writer.setblocking(False)
         self._loop.add_reader(self._reader, self._read)
         self._take()
-        self._again = self._loop.call_later(_TAKE_AGAIN, self._take)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._again.cancel()
+        if self._look is not None:
+            self._look.cancel()
         current = signal.set_wakeup_fd(self._loops_own, warn_on_full_buffer=False)
         if current != self._writer.fileno():
             signal.set_wakeup_fd(current, warn_on_full_buffer=False)
@@ -60,6 +63,15 @@ class SignalRelay:
         if self._loops_own >= 0:
             with suppress(OSError):
                 os.write(self._loops_own, bytes([number]))
+
+    def keep(self) -> None:
+        """Take the place again in case that the loop stops and runs anew about now."""
+        self._keep_for(_FIRST_LOOK)
+
+    def _keep_for(self, seconds: float) -> None:
+        self._take()
+        if seconds <= _LAST_LOOK:
+            self._look = self._loop.call_later(seconds, self._keep_for, seconds * 2)
 
     def _take(self) -> None:
         former = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)

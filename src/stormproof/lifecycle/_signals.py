@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
+from stormproof._core.events import Event, PhaseEntered
+
 from ._backstop import Backstop
 from ._drain import Drain, Server
 from ._relay import SignalRelay, is_handled_by_loop
@@ -46,6 +48,7 @@ class _Reaction:
     """What a signal does: the first one begins the drain, another one forces its end."""
 
     def __init__(self, drain: Drain) -> None:
+        self.lifecycle = drain.lifecycle
         self._drain = drain
         self._loop = asyncio.get_running_loop()
         self._has_begun = False
@@ -54,7 +57,7 @@ class _Reaction:
     def to(self, signum: int, server: Server) -> None:
         """React to `signum`; may be called between any two instructions of the main thread."""
         prestop = 0.0 if signum == signal.SIGINT else None
-        if self._drain.lifecycle.is_draining or self._has_begun:
+        if self.lifecycle.is_draining or self._has_begun:
             self._loop.call_soon_threadsafe(self._drain.force)
         else:
             self._loop.call_soon_threadsafe(lambda: self._drain.begin(server, prestop=prestop))
@@ -112,5 +115,13 @@ def _relayed(held: list[signal.Signals], reaction: _Reaction) -> Iterator[None]:
     def on_signal(number: int) -> None:
         reaction.to(number, _SignalledServer(lambda: relay.pass_on(number)))
 
+    def keep_when_ready(event: Event) -> None:
+        if isinstance(event, PhaseEntered) and event.phase == "ready":
+            relay.keep()
+
     with SignalRelay(frozenset(held), on_signal) as relay:
-        yield
+        unsubscribe = reaction.lifecycle.events.subscribe(keep_when_ready)
+        try:
+            yield
+        finally:
+            unsubscribe()
