@@ -51,15 +51,16 @@ class SignalRelay:
     def __exit__(self, *exc_info: object) -> None:
         if self._look is not None:
             self._look.cancel()
-        current = signal.set_wakeup_fd(self._loops_own, warn_on_full_buffer=False)
-        if current != self._writer.fileno():
-            signal.set_wakeup_fd(current, warn_on_full_buffer=False)
+        self._take()  # the loop may have run anew, with another descriptor
+        with suppress(OSError, ValueError):  # it may have closed its own by now
+            signal.set_wakeup_fd(self._loops_own, warn_on_full_buffer=False)
         self._loop.remove_reader(self._reader)
         self._reader.close()
         self._writer.close()
 
     def pass_on(self, number: int) -> None:
         """Let the loop see the signal `number`, as if it came now."""
+        self._take()  # never write to a descriptor that the loop has closed meanwhile
         if self._loops_own >= 0:
             with suppress(OSError):
                 os.write(self._loops_own, bytes([number]))

@@ -106,11 +106,17 @@ class _WebSocket:
         self._is_over = self._is_closed_by_us = True
         try:
             async with asyncio.timeout(_CLEAN_UP):
+                await self._stop_reading()
                 await self._inner_send(_GOODBYE)
         except Exception as exc:  # servers raise different things for a client that has left
             _log.debug("%s: not closed (%r)", self._name, exc)
+
+    async def _stop_reading(self) -> None:
+        """Let a pending `receive` return first: granian sends no close frame beside one."""
         for limit in self._reading:
             limit.reschedule(0.0)
+        while self._reading:  # noqa: ASYNC110 - a tick or two, within the limit of the caller
+            await asyncio.sleep(0)
 
     def _finish(self, endpoint: "asyncio.Future[None]") -> None:
         """Raise what the endpoint raised, unless its socket was closed under it."""
