@@ -6,10 +6,13 @@ import os
 import threading
 
 from ._drain import Drain
+from ._uvicorn import is_under_gunicorn
 
 _log = logging.getLogger("stormproof")
 
 _EXIT_LOST = 3
+_EXIT_UNDER_GUNICORN = 1
+"""There 3 says that the app does not start, and the arbiter would stop every other worker."""
 
 _LAST_MOMENT = 0.25
 """Seconds before the shutdown deadline at which it acts, so that the grace is kept."""
@@ -54,4 +57,4 @@ class Backstop:
             self._drain.note_unfinished()
             self._drain.report()
         logging.shutdown()
-        os._exit(_EXIT_LOST)
+        os._exit(_EXIT_UNDER_GUNICORN if is_under_gunicorn() else _EXIT_LOST)
