@@ -168,7 +168,11 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
         try:
             # Around the start, too: a signal that comes then waits for it, and drains at once.
             with drain_on_signals(drain):
-                async with opened(drain.parts, lifecycle), own_lifespan(app) as state:
+                async with (
+                    opened(drain.parts, lifecycle),
+                    drain.bounded_teardown(),
+                    own_lifespan(app) as state,
+                ):
                     lifecycle.enter(Phase.READY)
                     yield state
                     await drain.finish()

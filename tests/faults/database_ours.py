@@ -4,21 +4,22 @@ Environment: `DATABASE_URL`, and `SEED_POOL_SIZE` as for the post's.
 """
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import BackgroundTasks, FastAPI
 from fastapi.responses import StreamingResponse
-from sqlalchemy import select
+from sqlalchemy import literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import stormproof
 from stormproof.demo.items import Base, Item, ItemIn, ItemOut
 
-from .database_statements import ENDLESS, SHORT
+from .database_statements import ENDLESS, SHORT, Storm, run_storm
 
 gate = asyncio.Event()
 
@@ -43,7 +44,24 @@ Session = Annotated[AsyncSession, stormproof.session(database)]
 
 @app.get("/pool")
 async def pool() -> dict[str, int]:
-    return {"in_use": database.statistics().in_use, "threads": threading.active_count()}
+    in_use = database.statistics().in_use
+    return {
+        "in_use": in_use,
+        "ledger": in_use,
+        "tasks": len(asyncio.all_tasks()),
+        "threads": threading.active_count(),
+    }
+
+
+@app.post("/cold")
+async def forget_connections() -> None:
+    await database.engine.dispose()
+
+
+@app.post("/no-collector")
+async def stop_collector() -> None:
+    """The garbage collector gives leaked connections back, at a time nobody knows."""
+    gc.disable()
 
 
 @app.post("/gate")
@@ -65,13 +83,16 @@ async def create_item(new: ItemIn, session: Session) -> ItemOut:
     return ItemOut.model_validate(item)
 
 
-@app.post("/items-with-task")
-async def create_item_with_task(
-    new: ItemIn, background_tasks: BackgroundTasks, session: Session
-) -> dict[str, str]:
-    session.add(Item(name=new.name))
+@app.get("/items/{id}")
+async def get_item(id: int, session: Session) -> ItemOut:
+    return ItemOut.model_validate(await session.get_one(Item, id))
+
+
+@app.post("/remind")
+async def remind(background_tasks: BackgroundTasks, session: Session) -> int:
+    items = (await session.scalars(select(Item))).all()
     background_tasks.add_task(gate.wait)
-    return {"status": "queued"}
+    return len(items)
 
 
 @app.get("/subscribe")
@@ -101,6 +122,21 @@ async def own_rows() -> AsyncIterator[ItemOut]:
             yield ItemOut.model_validate(item)
 
 
+@app.get("/both")
+async def read_both(session: Session, read_first: bool = False) -> list[int]:
+    if read_first:
+        await session.execute(select(literal(0)))
+    results = await asyncio.gather(
+        session.execute(select(literal(1))), session.execute(select(literal(2)))
+    )
+    return [result.scalar_one() for result in results]
+
+
+@app.post("/storm")
+async def storm() -> Storm:
+    return await run_storm(database.session)
+
+
 @app.post("/items/{id}/add")
 async def add_one(id: int, session: Session) -> dict[str, int]:
     item = await session.get_one(Item, id)
@@ -115,5 +151,5 @@ async def slow(session: Session) -> None:
 
 
 @app.get("/report")
-async def report(session: Session) -> int:
+async def report(session: Session) -> Any:
     return (await session.scalars(SHORT)).one()

@@ -4,34 +4,60 @@ Environment: as for the seed; `SEED_POOL_SIZE` is the size of both engines' pool
 """
 
 import asyncio
+import gc
 import os
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import BackgroundTasks, Depends, HTTPException
 from fastapi.responses import StreamingResponse
-from sqlalchemy import create_engine, event, select
+from sqlalchemy import create_engine, event, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from stormproof.demo.items import Item, ItemIn, ItemOut
+from stormproof.demo.items import Item, ItemOut
 from stormproof.demo.seed import app as app
 from stormproof.demo.seed import engine, get_db
 
-from .database_statements import ENDLESS, SHORT
+from .database_statements import ENDLESS, SHORT, Storm, run_storm
 
 gate = asyncio.Event()
 
 if engine.dialect.name == "sqlite":
 
     @event.listens_for(engine.sync_engine, "connect")
-    def check_foreign_keys(connection, _):
+    def check_foreign_keys(connection: Any, _: object) -> None:
         connection.execute("PRAGMA foreign_keys = ON")
+
+
+# The ledger that the pool's events invite to.
+ledger = Counter[str]()
+event.listen(engine.sync_engine, "checkout", lambda *_: ledger.update(["checkout"]))
+event.listen(engine.sync_engine, "checkin", lambda *_: ledger.update(["checkin"]))
 
 
 @app.get("/pool")
 async def pool() -> dict[str, int]:
-    return {"in_use": engine.pool.checkedout(), "threads": threading.active_count()}
+    return {
+        "in_use": engine.sync_engine.pool.checkedout(),  # type: ignore[attr-defined]
+        "ledger": ledger["checkout"] - ledger["checkin"],
+        "tasks": len(asyncio.all_tasks()),
+        "threads": threading.active_count(),
+    }
+
+
+@app.post("/cold")
+async def forget_connections() -> None:
+    await engine.dispose()
+
+
+@app.post("/no-collector")
+async def stop_collector() -> None:
+    """The garbage collector gives leaked connections back, at a time nobody knows."""
+    gc.disable()
 
 
 @app.post("/gate")
@@ -39,13 +65,11 @@ async def open_gate() -> None:
     gate.set()
 
 
-@app.post("/items-with-task")
-async def create_item_with_task(
-    new: ItemIn, background_tasks: BackgroundTasks, db: AsyncSession = Depends(get_db)
-) -> dict[str, str]:
-    db.add(Item(name=new.name))
+@app.post("/remind")
+async def remind(background_tasks: BackgroundTasks, db: AsyncSession = Depends(get_db)) -> int:
+    items = (await db.scalars(select(Item))).all()
     background_tasks.add_task(gate.wait)
-    return {"status": "queued"}
+    return len(items)
 
 
 @app.get("/subscribe")
@@ -65,6 +89,19 @@ async def rows(
 ) -> AsyncIterator[ItemOut]:
     for item in await db.scalars(select(Item).order_by(Item.id)):
         yield ItemOut.model_validate(item)
+
+
+@app.get("/both")
+async def read_both(db: AsyncSession = Depends(get_db), read_first: bool = False) -> list[int]:
+    if read_first:
+        await db.execute(select(literal(0)))
+    results = await asyncio.gather(db.execute(select(literal(1))), db.execute(select(literal(2))))
+    return [result.scalar_one() for result in results]
+
+
+@app.post("/storm")
+async def storm() -> Storm:
+    return await run_storm(asynccontextmanager(get_db))
 
 
 @app.post("/items/{id}/add")
@@ -90,7 +127,7 @@ sync_engine = create_engine(
     pool_size=int(os.environ.get("SEED_POOL_SIZE", "20")),
     max_overflow=int(os.environ.get("SEED_MAX_OVERFLOW", "10")),
     # Not as in the post: by default it waits 30 s before it fails.
-    pool_timeout=2,
+    pool_timeout=1,
 )
 
 
@@ -105,5 +142,5 @@ def get_sync_db() -> Iterator[Session]:
 
 
 @app.get("/report")
-def report(db: Session = Depends(get_sync_db)) -> int:
+def report(db: Session = Depends(get_sync_db)) -> Any:
     return db.scalars(SHORT).one()

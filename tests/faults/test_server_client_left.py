@@ -9,7 +9,7 @@ import stormproof
 from tests.faults.in_process import served
 from tests.harness import Connection, encode_request, until
 
-DEADLINE = 0.5
+DEADLINE = 0.2
 
 
 class Report:

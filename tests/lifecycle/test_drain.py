@@ -413,3 +413,50 @@ def test_second_life_drains_like_the_first() -> None:
 
     world.run(main())
     assert world.lifecycle.losses == []
+
+
+def test_teardown_of_the_app_that_hangs_is_cut_with_the_grace() -> None:
+    """Its own lifespan spends from the same shutdown deadline, so that the parts still close."""
+    world = World(grace=10.0, prestop=0.0)
+
+    async def main() -> None:
+        async with world.drain.bounded_teardown():
+            world.drain.begin(world.server)
+            await world.drain.finish()
+            await asyncio.sleep(3600.0)
+
+    world.run(main())
+    assert world.clock.now() == pytest.approx(9.0, abs=0.1)
+    assert [(loss.kind, loss.name) for loss in world.lifecycle.losses] == [("part", "lifespan")]
+
+
+def test_second_signal_forces_the_teardown_of_the_app() -> None:
+    world = World(grace=100.0, prestop=0.0)
+
+    async def main() -> None:
+        async with world.drain.bounded_teardown():
+            world.drain.begin(world.server)
+            await world.drain.finish()
+            asyncio.get_running_loop().call_later(1.0, world.drain.force)
+            await asyncio.sleep(3600.0)
+
+    world.run(main())
+    assert world.clock.now() < 3.0
+    assert [loss.name for loss in world.lifecycle.losses] == ["lifespan"]
+
+
+def test_timeout_of_the_teardown_itself_is_not_taken_for_ours() -> None:
+    world = World(prestop=0.0)
+
+    async def torn_down() -> None:
+        async with world.drain.bounded_teardown():
+            world.drain.begin(world.server)
+            await world.drain.finish()
+            raise TimeoutError("the app's own")
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError, match="the app's own"):
+            await torn_down()
+
+    world.run(main())
+    assert world.lifecycle.losses == []

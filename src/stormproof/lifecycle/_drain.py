@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from stormproof._core.events import DrainFinished, WorkLost
@@ -44,6 +45,9 @@ _FIRST_REQUEST_WAIT = 0.5
 _SHUTDOWN_BEGINS_WITHIN = 0.5
 """Seconds after which a request is refused: uvicorn looks whether it is to stop every 0.1 s, and
 whoever comes in until then is served."""
+
+_LAST_MOMENT = 0.2
+"""Seconds the app's own lifespan gets to end even when nothing is left of the grace."""
 
 _FORCED_GRACE = 0.5
 """Seconds that a second signal leaves for cancelled work to run its `finally` blocks."""
@@ -131,6 +135,7 @@ class Drain:
         self._stuck: list[asyncio.Task[object]] = []
         self._server: Server = NoServer()
         self._front: asyncio.Task[None] | None = None
+        self._teardown: asyncio.Timeout | None = None
 
     @property
     def is_refusing(self) -> bool:
@@ -172,6 +177,8 @@ class Drain:
         self._is_forced = True
         self.lifecycle.shutdown_at = self.lifecycle.clock.now() + _FORCED_GRACE
         _log.warning("second signal: cutting what is left")
+        if self.lifecycle.phase is Phase.STOPPING:
+            self._limit_teardown()
 
     async def finish(self) -> None:
         """Wait for the front half, then drain the parts: the lifespan's side of the drain.
@@ -193,6 +200,25 @@ class Drain:
         for part in reversed(self.parts):
             await self._drain_part(part)
         self.lifecycle.enter(Phase.STOPPING)
+        self._limit_teardown()
+
+    @asynccontextmanager
+    async def bounded_teardown(self) -> AsyncIterator[None]:
+        """Give what is torn down inside the block after `finish` its share of the grace.
+
+        That is the app's own lifespan: cancelled when the time is over, it is awaited, and
+        noted as a loss; the parts are closed all the same.
+        """
+        try:
+            async with asyncio.timeout(None) as self._teardown:
+                yield
+        except TimeoutError:
+            if self._teardown is None or not self._teardown.expired():
+                raise
+            _log.error("the app's own lifespan did not end in time and was cancelled")
+            self.lifecycle.losses.append(Loss("part", "lifespan", 0.0, "did not end in time"))
+        finally:
+            self._teardown = None
 
     async def abandon(self) -> None:
         """End a drain that no `finish` has awaited, because the start failed; else do nothing."""
@@ -322,6 +348,11 @@ class Drain:
         # A poll, because what ends the wait are many things, and the end itself may move.
         while not is_done() and (left := until() - self.lifecycle.clock.now()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(_POLL, left))
+
+    def _limit_teardown(self) -> None:
+        if self._teardown is not None and not self._teardown.expired():
+            left = max(_LAST_MOMENT, self._parts_until() - self.lifecycle.clock.now())
+            self._teardown.reschedule(asyncio.get_running_loop().time() + left)
 
     def _parts_until(self) -> float:
         return self._shutdown_at() - _CLOSE_SHARE * self._share_of()

@@ -89,7 +89,7 @@ class LifecycleMiddleware:
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
         self._lifecycle.events.emit(RequestRefused(f"{scope['method']} {scope['path']}"))
-        await self._send_problem(scope, send, _draining("no longer takes requests"))
+        await self._send_problem(scope, send, _draining("came too late"))
 
     async def _send_problem(self, scope: Scope, send: Send, error: StormproofError) -> None:
         headers = (*problem_headers(error), *self._farewell(scope))
