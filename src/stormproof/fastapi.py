@@ -1,7 +1,7 @@
 """Where the rooms meet a FastAPI app: `install()` and the dependencies."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 from fastapi import BackgroundTasks as StarletteTasks
@@ -266,13 +266,13 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
         lifecycle.restart()
         drain.restart()
         try:
-            with ExitStack() as signals:
+            # Around the start, too: a signal that comes then waits for it, and drains at once.
+            with drain_on_signals(drain):
                 async with (
                     opened(drain.parts, lifecycle),
                     drain.bounded_teardown(),
                     own_lifespan(app) as state,
                 ):
-                    signals.enter_context(drain_on_signals(drain))
                     lifecycle.enter(Phase.READY)
                     yield state
                     await drain.finish()
@@ -280,6 +280,7 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
             drain.start_error = error
             raise
         finally:
+            await drain.abandon()
             if lifecycle.is_draining:
                 drain.report()
 

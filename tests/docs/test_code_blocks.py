@@ -24,7 +24,19 @@ LANGUAGES = {
     *("python", "sh", "console", "toml", "json"),  # checked here
     *("text", "http", "sql", "yaml", "diff", "dockerfile"),  # shown only
 }
-FOREIGN_COMMANDS = {"apt-get", "cd", "curl", "git", "gunicorn", "kill", "source", "uvicorn"}
+FOREIGN_COMMANDS = {
+    "fastapi",
+    "granian",
+    "hypercorn",
+    "apt-get",
+    "cd",
+    "curl",
+    "git",
+    "gunicorn",
+    "kill",
+    "source",
+    "uvicorn",
+}
 
 
 @pytest.fixture(scope="module")

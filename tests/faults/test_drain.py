@@ -140,7 +140,7 @@ async def test_second_signal_forces_the_exit_with_clean_up_run(command: Command)
         answer = await slow
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert "lost request 'GET /with-timeout'" in process.output
-        assert code == (3 if command is serve_app else 0)
+        assert code == 3
 
 
 async def test_work_that_outlasts_the_grace_is_named_and_the_exit_code_is_3() -> None:

@@ -23,6 +23,7 @@ class RecordingServer:
         self.stopped_at: float | None = None
         self.began_shutdown_at: float | None = None
         self.aborted: list[object] | None = None
+        self.has_noted_loss = False
 
     def stop_listening(self) -> None:
         self.stopped_at = self.clock.now()
@@ -38,6 +39,9 @@ class RecordingServer:
 
     def abort_connections(self, tasks: Any) -> None:
         self.aborted = list(tasks)
+
+    def note_loss(self) -> None:
+        self.has_noted_loss = True
 
 
 class RecordingPart:
@@ -163,6 +167,10 @@ def test_request_longer_than_its_share_is_cut_and_reported() -> None:
     [loss] = world.lifecycle.losses
     assert (loss.kind, loss.name) == ("request", "GET /slow")
     assert loss.age == pytest.approx(15.0, abs=0.05)  # 75 % of the grace
+    assert loss.detail.endswith("in request")  # the function that waited
+    assert not world.server.has_noted_loss
+    world.drain.report()
+    assert world.server.has_noted_loss
     assert world.server.aborted == []
 
 
@@ -363,6 +371,48 @@ def test_answered_request_is_a_loss_only_when_it_was_a_success() -> None:
 
     world.run(main())
     assert [loss.kind for loss in world.lifecycle.losses] == ["background"]
+
+
+def test_service_that_was_not_ready_yet_has_no_lame_duck() -> None:
+    world = World(prestop=5.0)
+    world.lifecycle.restart()
+
+    async def main() -> None:
+        world.drain.begin(world.server)
+        await world.drain.finish()
+
+    world.run(main())
+    assert world.clock.now() < 1.0
+
+
+def test_drain_that_nobody_finishes_is_abandoned_without_a_task() -> None:
+    """A part's start has failed: the lifespan never comes to its end."""
+    world = World(prestop=5.0)
+
+    async def main() -> None:
+        world.drain.begin(world.server)
+        await asyncio.sleep(1.0)
+        await world.drain.abandon()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    world.run(main())
+
+
+def test_second_life_drains_like_the_first() -> None:
+    world = World(prestop=1.0)
+
+    async def main() -> None:
+        for _ in range(2):
+            world.drain.begin(world.server)
+            world.drain.begin(world.server)  # harmless
+            await world.drain.finish()
+            assert world.lifecycle.phase is Phase.STOPPING
+            world.lifecycle.restart()
+            world.drain.restart()
+            world.lifecycle.enter(Phase.READY)
+
+    world.run(main())
+    assert world.lifecycle.losses == []
 
 
 def test_teardown_of_the_app_that_hangs_is_cut_with_the_grace() -> None:

@@ -14,6 +14,9 @@ Headers: TypeAlias = Iterable[tuple[bytes, bytes]]
 LIFECYCLE_KEY = "stormproof.lifecycle"
 """Where the lifecycle travels in the scope, for responses that end politely at a drain."""
 
+PLACE_KEY = "stormproof.place"
+"""Where a WebSocket's `StreamPlace` travels in its scope: `leave` is its notice of the drain."""
+
 
 def header(scope: Scope, name: bytes) -> str | None:
     """Return the first value of the header `name` (lower case), decoded as latin-1, or None."""

@@ -1,5 +1,6 @@
 """`DeadlineMiddleware`: gives each HTTP request its deadline, and its answer in time."""
 
+import asyncio
 import math
 
 from stormproof._core.asgi import ASGIApp, Receive, Scope, Send, header, send_answer
@@ -8,6 +9,7 @@ from stormproof._core.deadline import current_deadline
 from stormproof._core.events import Events
 from stormproof.errors import InvalidHeader, InvalidSetting, problem_body, problem_headers
 
+from ._expiries import Expiries
 from ._request import DEADLINE_KEY, RequestDeadline, TimedRequest
 
 TIMEOUT_HEADER = "X-Request-Timeout"
@@ -65,6 +67,7 @@ class DeadlineMiddleware:
         self._grace = answer_grace
         self._events = events or Events()
         self._clock = clock
+        self._expiries: Expiries | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request; returns when its handler has ended *and* it was answered.
@@ -83,8 +86,15 @@ class DeadlineMiddleware:
             return
         deadline = RequestDeadline(now, self._default, asked, self._clock, current_deadline())
         scope[DEADLINE_KEY] = deadline
-        request = TimedRequest(deadline, scope, send, self._grace, self._events)
+        expiries = self._expiries_here()
+        request = TimedRequest(deadline, scope, send, self._grace, self._events, expiries)
         await request.run(self._app, receive)
+
+    def _expiries_here(self) -> Expiries:
+        loop = asyncio.get_running_loop()
+        if self._expiries is None or self._expiries.loop is not loop:
+            self._expiries = Expiries(loop)
+        return self._expiries
 
 
 def _asked_seconds(scope: Scope) -> float:

@@ -11,6 +11,7 @@ from stormproof._core.deadline import Deadline, in_force
 from stormproof._core.events import DeadlineExpired, Events, OverdueFinished
 from stormproof.errors import DeadlineExceeded, InvalidSetting, problem_body, problem_headers
 
+from ._expiries import Expiries
 from ._in_thread import thread_of
 
 DEADLINE_KEY = "stormproof.deadline"
@@ -30,13 +31,15 @@ class RequestDeadline(Deadline):
         outer: The deadline around this one, or None.
     """
 
-    __slots__ = ("_asked_at", "arrived_at")
+    __slots__ = ("_asked_at", "arrived_at", "is_default")
 
     def __init__(
         self, arrived_at: float, default: float, asked: float, clock: Clock, outer: Deadline | None
     ) -> None:
-        super().__init__(arrived_at + min(default, asked), clock=clock, outer=outer)
+        allowed = default if default < asked else asked
+        super().__init__(arrived_at + allowed, clock=clock, outer=outer)
         self.arrived_at = arrived_at
+        self.is_default = asked == math.inf and outer is None and default != math.inf
         self._asked_at = arrived_at + asked
 
     def shorten(self, at: float) -> None:
@@ -52,6 +55,10 @@ class RequestDeadline(Deadline):
         """Take every limit of this request away, the ones that were asked for included."""
         self._asked_at = math.inf
         super().lift()
+
+    def lift_quietly(self) -> None:
+        """Take the default away where nothing else was asked for; the owner has no timer."""
+        self._at = math.inf
 
     def lift_default(self) -> None:
         """Take the service's default away and keep what was asked for explicitly."""
@@ -91,6 +98,7 @@ class TimedRequest:
 
     # Class attributes, not slots: most requests never change them, so they cost nothing.
     _timer: asyncio.TimerHandle | None = None
+    _is_queued = False  # among the expiries, instead of having a timer
     _answer: asyncio.Task[None] | None = None
     _expired_at: float | None = None
     _is_started = False  # the handler's answer is on its way
@@ -102,16 +110,23 @@ class TimedRequest:
     _late = 0.0  # seconds from the deadline to the handler's end
 
     def __init__(
-        self, deadline: RequestDeadline, scope: Scope, send: Send, grace: float, events: Events
+        self,
+        deadline: RequestDeadline,
+        scope: Scope,
+        send: Send,
+        grace: float,
+        events: Events,
+        expiries: Expiries,
     ) -> None:
         self._deadline = deadline
         self._scope = scope
         self._send = send
         self._grace = grace
         self._events = events
-        self._loop = asyncio.get_running_loop()
+        self._expiries = expiries
+        self._loop = expiries.loop
         # An ASGI server calls the app in a task; without one nothing could be cancelled.
-        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
         self._cancelling = self._task.cancelling()
 
     async def run(self, app: ASGIApp, receive: Receive) -> None:
@@ -120,7 +135,11 @@ class TimedRequest:
         Cancelled by someone else: nothing is answered, the timer and the 504's task are gone.
         """
         deadline = self._deadline
-        self._set_timer()
+        if deadline.is_default:
+            self._is_queued = True
+            self._expiries.add(self)
+        else:
+            self._set_timer()
         deadline.on_change = self._set_timer
         try:
             with in_force(deadline):
@@ -137,7 +156,11 @@ class TimedRequest:
             if self._expired_at is not None:
                 await self._settle()
         finally:
-            self._end()
+            if self._expired_at is None and self._timer is None and not self._is_queued:
+                self._is_ended = True  # the usual end, in a third of the time
+                deadline.on_change = None
+            else:
+                self._end()
             if self._is_overdue:
                 self._events.emit(OverdueFinished(request_name(self._scope), self._late))
 
@@ -148,7 +171,11 @@ class TimedRequest:
         kind = message["type"]
         if kind == "http.response.start":
             self._is_started = True
-            self._deadline.lift_default()
+            if self._is_queued:
+                self._drop_timer()
+                self._deadline.lift_quietly()
+            else:
+                self._deadline.lift_default()
             if self._expired_at is not None:
                 self._report(answered=False)
         elif self._timer is not None and self._is_started and not message.get("more_body"):
@@ -157,18 +184,30 @@ class TimedRequest:
 
     # What the timer does -----------------------------------------------------------------
 
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return self._deadline.remaining()
+
     def _set_timer(self) -> None:
         if self._expired_at is not None:
             return
-        if self._timer is not None:
+        self._drop_timer()
+        if self._deadline.at != math.inf:
+            # 0.9 µs with its cancel(), where call_later takes 1.8 (CPython 3.11).
+            at = self._loop.time() + self._deadline.remaining()
+            self._timer = self._loop.call_at(at, self.expire)
+
+    def _drop_timer(self) -> None:
+        if self._is_queued:
+            self._is_queued = False
+            self._expiries.discard(self)
+        elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        left = self._deadline.remaining()
-        if left != math.inf:
-            # 0.9 µs with its cancel(), where call_later takes 1.8 (CPython 3.11).
-            self._timer = self._loop.call_at(self._loop.time() + left, self._expire)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Cancel the handler, and cut its answer if that is under way."""
+        self._is_queued = False
         if self._deadline.remaining() > _EARLY:
             self._set_timer()
             return
@@ -248,9 +287,7 @@ class TimedRequest:
             return
         self._is_ended = True
         self._deadline.on_change = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._drop_timer()
         self._take_back_cancel()
         if self._expired_at is not None:
             self._late = self._deadline.clock.now() - self._expired_at

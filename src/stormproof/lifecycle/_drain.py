@@ -9,6 +9,7 @@ from typing import Protocol
 
 from stormproof._core.events import DrainFinished, WorkLost
 from stormproof._core.lifecycle import InFlight, Lifecycle, Loss, Part, Phase
+from stormproof._core.place import waiting_place
 from stormproof.errors import StormproofError
 
 _log = logging.getLogger("stormproof")
@@ -20,12 +21,16 @@ _CLOSE_SHARE = 0.1
 _PARTS_SHARE = 0.15
 """Parts of the grace kept back for closing, and for draining the parts before that."""
 
-_STREAM_SPACING = 0.02
-_STREAM_WINDOW = 2.0
+_STREAM_SPACING = 0.04
+_STREAM_ROW = 1.5
 """Seconds between two streams' ends, and the most the whole row may take.
 
-Subscribers that leave one after another also come back one after another.
+Subscribers that leave one after another also come back one after another. 50 streams take at
+least a second, also when two workers have half of them each.
 """
+
+_STREAM_WINDOW = 2.0
+"""Seconds that the last streams of the row have to say goodbye in."""
 
 _IDLE_BEFORE_CLOSE = 1.0
 """Seconds a keep-alive connection stays open, idle, after the drain began.
@@ -71,6 +76,10 @@ class Server(Protocol):
         """Drop the connections that are left, and wait for none of `tasks`."""
         ...
 
+    def note_loss(self) -> None:
+        """Let the process exit with 3, if the server has a way to."""
+        ...
+
 
 class NoServer:
     """Under a server that cannot be asked: it has closed its listener before we are told."""
@@ -92,6 +101,9 @@ class NoServer:
     def abort_connections(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
         """Do nothing."""
 
+    def note_loss(self) -> None:
+        """Do nothing."""
+
 
 class Drain:
     """The end of one life of the service, begun once and never undone.
@@ -104,6 +116,8 @@ class Drain:
         start_error: Why the start failed, for the server's log; None if it did not.
         is_commanded: Whether the server begins this drain by itself, so that signals are its own
             affair: `drain_on_signals` then leaves them alone.
+        is_ending_streams: Whether a stream that opens now is to leave at once.
+        is_reported: Whether `report` has been called.
     """
 
     def __init__(self, lifecycle: Lifecycle, parts: Sequence[Part] = ()) -> None:
@@ -119,6 +133,9 @@ class Drain:
         self._refuses_at = math.inf
         self._is_forced = False
         self._is_finishing = False
+        self.is_ending_streams = False
+        self.is_reported = False
+        self._stuck: list[asyncio.Task[object]] = []
         self._server: Server = NoServer()
         self._front: asyncio.Task[None] | None = None
         self._teardown: asyncio.Timeout | None = None
@@ -126,7 +143,8 @@ class Drain:
     @property
     def is_refusing(self) -> bool:
         """Whether new requests get 503: the listener should be closed by now, and yet they come."""
-        return self.lifecycle.clock.now() >= self._refuses_at
+        # The first test is for the life before a drain: it spares each request the clock.
+        return self._refuses_at != math.inf and self.lifecycle.clock.now() >= self._refuses_at
 
     def begin(self, server: Server | None = None, *, prestop: float | None = None) -> None:
         """Begin to drain: readiness turns 503 and the lame duck starts. Again: does nothing.
@@ -136,11 +154,14 @@ class Drain:
 
         Args:
             server: The server to close once the lame duck is over.
-            prestop: Seconds of lame duck, instead of the lifecycle's.
+            prestop: Seconds of lame duck, instead of the lifecycle's. None is spent on a service
+                that was not ready yet: nobody was told to send it anything.
         """
         if self._front is not None:
             return
         lifecycle = self.lifecycle
+        if lifecycle.phase is Phase.STARTING:
+            prestop = 0.0
         self._began_at = lifecycle.clock.now()
         self._server = server or NoServer()
         lifecycle.shutdown_at = self._began_at + lifecycle.grace
@@ -202,15 +223,36 @@ class Drain:
         finally:
             self._teardown = None
 
+    async def abandon(self) -> None:
+        """End a drain that no `finish` has awaited, because the start failed; else do nothing."""
+        front = self._front
+        if front is not None and not front.done():
+            front.cancel()
+            await asyncio.wait([front])
+
+    def has_stuck_work(self) -> bool:
+        """Return whether the drain is not over, or something it cut has not ended."""
+        is_over = self._front is None or self._front.done()
+        return not is_over or any(not task.done() for task in self._stuck)
+
+    def note_unfinished(self) -> None:
+        """Add what is open now to the losses, for a report in the middle of the drain."""
+        for entry in tuple(self.lifecycle.requests):
+            if not entry.is_cut:
+                self._note_loss(entry)
+
     def report(self) -> None:
         """Say in the log and by events what was cut; called when every part is closed."""
         lifecycle = self.lifecycle
+        self.is_reported = True
         seconds = lifecycle.clock.now() - self._began_at
         for loss in lifecycle.losses:
             lifecycle.events.emit(WorkLost(loss.kind, loss.name, loss.age, loss.detail))
             _log.error(
-                "lost %s %r after %.1f s %s", loss.kind, loss.name, loss.age, loss.detail
+                "lost %s %r after %.1f s: %s", loss.kind, loss.name, loss.age, loss.detail
             )  # fmt: skip
+        if lifecycle.losses:
+            self._server.note_loss()
         lifecycle.events.emit(DrainFinished(seconds, len(lifecycle.losses)))
         _log.info("drained in %.1f s, %d lost", seconds, len(lifecycle.losses))
 
@@ -240,13 +282,16 @@ class Drain:
 
     async def _end_streams(self) -> None:
         """Ask each stream in turn to send its last event, and wait until all have left."""
+        self.is_ending_streams = True
         places = sorted(self.lifecycle.streams, key=lambda place: place.started_at)
         if not places:
             return
-        spacing = min(_STREAM_SPACING, _STREAM_WINDOW / len(places))
+        spacing = min(_STREAM_SPACING, _STREAM_ROW / len(places))
         for place in places:
             place.leave.set()
             await self._wait(lambda: False, _from_now(self, spacing))
+        for place in self.lifecycle.streams:
+            place.leave.set()  # who came in while the others left
         await self._wait(lambda: not self.lifecycle.streams, _from_now(self, _STREAM_WINDOW))
 
     async def _cut_requests(self) -> None:
@@ -258,34 +303,48 @@ class Drain:
             if entry.task is not None:
                 entry.task.cancel()
         await self._wait(lambda: not self.lifecycle.requests, _from_now(self, _FORCED_GRACE))
-        stuck = [entry.task for entry in self.lifecycle.requests if entry.task is not None]
+        stuck = [entry for entry in self.lifecycle.requests if entry.task is not None]
+        for entry in stuck:
+            _log.error(
+                "%s does not end although it was cancelled: it waits at %s",
+                entry.name, _place(entry),
+            )  # fmt: skip
+        self._stuck = [entry.task for entry in stuck if entry.task is not None]
         if cut or not self._is_finishing:
-            self._server.abort_connections(stuck)
+            self._server.abort_connections(self._stuck)
 
     def _note_loss(self, entry: InFlight) -> None:
         if entry.is_answered and (entry.status or 0) >= 500:
             return  # the caller was told that it failed: nothing was promised
         kind = "background" if entry.is_answered else "request"
         age = self.lifecycle.clock.now() - entry.started_at
-        self.lifecycle.losses.append(Loss(kind, entry.name, age, "cut by the drain"))
+        detail = f"cut by the drain; it waited at {_place(entry)}"
+        self.lifecycle.losses.append(Loss(kind, entry.name, age, detail))
 
     async def _drain_part(self, part: Part) -> None:
-        work = asyncio.ensure_future(part.drain(self._parts_until()))
+        work = asyncio.create_task(_drained(part, self._parts_until()), name=f"drain {part.name}")
+        where = ""
         try:
             await self._wait(work.done, self._parts_until)
             if not work.done():
                 # One tick of mercy: a part that keeps to its time ends just about now.
                 await self._wait(work.done, _from_now(self, _POLL * 5))
+            where = "" if work.done() else waiting_place(work)
         finally:
             work.cancel()
             await asyncio.wait([work], timeout=_FORCED_GRACE)
         if not work.done() or work.cancelled():
-            self.lifecycle.losses.append(Loss("part", part.name, 0.0, "did not drain in time"))
+            detail = f"did not drain in time; it waited at {where}"
+            self.lifecycle.losses.append(Loss("part", part.name, self._age(), detail))
         elif (error := work.exception()) is not None:
             _log.error("part %r failed to drain", part.name, exc_info=error)
-            self.lifecycle.losses.append(Loss("part", part.name, 0.0, f"drain: {error}"))
+            detail = f"drain: {type(error).__name__}: {error}"
+            self.lifecycle.losses.append(Loss("part", part.name, self._age(), detail))
         else:
             self.lifecycle.losses.extend(work.result())
+
+    def _age(self) -> float:
+        return self.lifecycle.clock.now() - self._began_at
 
     async def _wait(self, is_done: Callable[[], bool], until: Callable[[], float]) -> None:
         """Wait until `is_done()` or the absolute time `until()`, which a force brings forward."""
@@ -311,6 +370,15 @@ class Drain:
     def _shutdown_at(self) -> float:
         assert self.lifecycle.shutdown_at is not None  # begin() set it
         return self.lifecycle.shutdown_at
+
+
+async def _drained(part: Part, until: float) -> Sequence[Loss]:
+    return await part.drain(until)
+
+
+def _place(entry: InFlight) -> str:
+    # granian hands out one task for all requests, which is none of asyncio's.
+    return waiting_place(entry.task) if isinstance(entry.task, asyncio.Task) else "unknown"
 
 
 def _from_now(drain: Drain, seconds: float) -> Callable[[], float]:

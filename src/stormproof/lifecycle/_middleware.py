@@ -1,17 +1,28 @@
 """The outermost middleware: health answers, counting in and out, and the manners of a drain."""
 
 import asyncio
-from collections.abc import Container
+from collections.abc import Awaitable, Container
 
-from stormproof._core.asgi import LIFECYCLE_KEY, ASGIApp, Message, Receive, Scope, Send, send_answer
+from stormproof._core.asgi import (
+    LIFECYCLE_KEY,
+    ASGIApp,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    send_answer,
+)
 from stormproof._core.events import RequestRefused
 from stormproof._core.lifecycle import InFlight
 from stormproof.errors import Draining, StormproofError, problem_body, problem_headers
 
 from ._drain import Drain
 from ._health import HEALTH_PATHS, health_answer
+from ._websocket import refuse_websocket, serve_websocket
 
 _RETRY_AFTER = 1.0
+_CLOSE = ((b"connection", b"close"),)
 _HEALTH_HEADERS = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
 
 
@@ -23,6 +34,7 @@ class LifecycleMiddleware:
     `Connection: close`; once it no longer listens, requests on connections that are still
     open get 503 with Retry-After. A request that the drain cuts gets 503 if its response
     had not begun; else its body ends without a final chunk, so that the client sees the cut.
+    A WebSocket is closed with code 1012 in its turn, after a notice to its endpoint.
 
     Args:
         app: The application inside.
@@ -36,42 +48,76 @@ class LifecycleMiddleware:
         self._lifecycle = drain.lifecycle
         self._health_paths = tuple(path for path in HEALTH_PATHS if path not in own_paths)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one ASGI scope; cancelling it cancels the application inside."""
+        # A plain function: one coroutine less in each request's chain.
+        if scope["type"] == "http":
+            if scope["path"] in self._health_paths:
+                return self._answer_health(scope, send)
+            if self._drain.is_refusing:
+                return self._refuse(scope, send)
+            return self._serve(scope, receive, send)
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, _with_short_failures(send, self._drain))
-        elif scope["type"] == "http" and scope["path"] in self._health_paths:
-            await self._answer_health(scope, send)
-        elif scope["type"] == "http":
-            await self._serve(scope, receive, send)
-        else:
-            with self._lifecycle.request(scope):
-                await self.app(scope, receive, send)
+            return self.app(scope, receive, _with_short_failures(send, self._drain))
+        if scope["type"] != "websocket":
+            return self.app(scope, receive, send)
+        if self._drain.is_refusing:
+            return refuse_websocket(scope, send)
+        return serve_websocket(self.app, scope, receive, send, self._drain)
 
     async def _answer_health(self, scope: Scope, send: Send) -> None:
         status, body = health_answer(scope["path"], self._lifecycle)
-        await send_answer(_polite(scope, send, self._drain), status, _HEALTH_HEADERS, body)
+        headers = (*_HEALTH_HEADERS, *self._farewell(scope))
+        await send_answer(send, status, headers, body)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        send = _polite(scope, send, self._drain)
-        if self._drain.is_refusing:
-            await self._refuse(scope, send)
-            return
-        scope[LIFECYCLE_KEY] = self._lifecycle
-        with self._lifecycle.request(scope) as entry:
-            try:
-                await self.app(scope, receive, _noted(send, entry))
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not entry.is_cut or task is None or task.uncancel() > 0:
-                    raise
-                if entry.status is None:
-                    await _send_problem(send, _draining("was cut at the end of the grace period"))
+        lifecycle = scope[LIFECYCLE_KEY] = self._lifecycle
+        # Not `with lifecycle.request(scope)`: that block costs each request 0.5 µs more.
+        entry = InFlight(scope, lifecycle.clock.now(), asyncio.current_task())
+        lifecycle.requests.add(entry)
+        try:
+            await self.app(scope, receive, self._noting(send, entry))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not entry.is_cut or task is None or task.uncancel() > 0:
+                raise
+            if entry.status is None:
+                error = _draining("was cut at the end of the grace period")
+                await self._send_problem(scope, send, error)
+        finally:
+            lifecycle.requests.discard(entry)
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
-        error = _draining("came too late")
         self._lifecycle.events.emit(RequestRefused(f"{scope['method']} {scope['path']}"))
-        await _send_problem(send, error)
+        await self._send_problem(scope, send, _draining("came too late"))
+
+    async def _send_problem(self, scope: Scope, send: Send, error: StormproofError) -> None:
+        headers = (*problem_headers(error), *self._farewell(scope))
+        await send_answer(send, error.status, headers, problem_body(error))
+
+    def _noting(self, send: Send, entry: InFlight) -> Send:
+        """Return a `send` that notes how far the response is, and says goodbye in its head."""
+
+        def noting_send(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                entry.status = message["status"]
+                if self._lifecycle.is_draining:
+                    headers = (*message.get("headers", ()), *self._farewell(entry.scope))
+                    message = {**message, "headers": headers}
+            elif message["type"] == "http.response.body" and not message.get("more_body"):
+                return end(message)
+            return send(message)
+
+        async def end(message: Message) -> None:
+            await send(message)
+            entry.is_answered = True
+
+        return noting_send
+
+    def _farewell(self, scope: Scope) -> Headers:
+        """Return `Connection: close` while the service drains (HTTP/1 only)."""
+        is_told = self._lifecycle.is_draining and scope["http_version"].startswith("1")
+        return _CLOSE if is_told else ()
 
 
 def _draining(what: str) -> Draining:
@@ -79,37 +125,6 @@ def _draining(what: str) -> Draining:
         f"the service is shutting down: this request {what}; try again, on a new connection",
         retry_after=_RETRY_AFTER,
     )
-
-
-async def _send_problem(send: Send, error: StormproofError) -> None:
-    await send_answer(send, error.status, problem_headers(error), problem_body(error))
-
-
-def _polite(scope: Scope, send: Send, drain: Drain) -> Send:
-    """Return a `send` that adds `Connection: close` while the service drains (HTTP/1 only)."""
-    if not scope["http_version"].startswith("1"):
-        return send
-
-    async def polite_send(message: Message) -> None:
-        if message["type"] == "http.response.start" and drain.lifecycle.is_draining:
-            headers = [*message.get("headers", ()), (b"connection", b"close")]
-            message = {**message, "headers": headers}
-        await send(message)
-
-    return polite_send
-
-
-def _noted(send: Send, entry: InFlight) -> Send:
-    """Return a `send` that notes in `entry` how far the response has come."""
-
-    async def noting_send(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            entry.status = message["status"]
-        await send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body", False):
-            entry.is_answered = True
-
-    return noting_send
 
 
 def _with_short_failures(send: Send, drain: Drain) -> Send:

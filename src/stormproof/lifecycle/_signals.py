@@ -8,7 +8,11 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
+from stormproof._core.events import Event, PhaseEntered
+
+from ._backstop import Backstop
 from ._drain import Drain, Server
+from ._relay import SignalRelay, is_handled_by_loop
 from ._uvicorn import Uvicorn
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -16,17 +20,16 @@ _Handler = Callable[[int, FrameType | None], Any]
 
 
 class _SignalledServer:
-    """Any other server: it is told by calling the handler that it had installed."""
+    """Any other server: it is told by the signal that the drain has held back."""
 
-    def __init__(self, handler: _Handler, signum: int) -> None:
-        self._handler = handler
-        self._signum = signum
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
 
     def stop_listening(self) -> None:
         """Nothing: it closes its listener when it begins its shutdown."""
 
     def begin_shutdown(self) -> None:
-        self._handler(self._signum, None)
+        self._tell()
 
     def has_connections(self) -> bool:
         return True
@@ -37,10 +40,29 @@ class _SignalledServer:
     def abort_connections(self, tasks: Iterable["asyncio.Task[object]"]) -> None:
         """Nothing: this server keeps its connections to itself."""
 
+    def note_loss(self) -> None:
+        """Nothing: the exit code is this server's own."""
 
-def _server_behind(handler: _Handler, signum: int) -> Server:
-    owner = Uvicorn.owns(handler)
-    return _SignalledServer(handler, signum) if owner is None else Uvicorn(owner)
+
+class _Reaction:
+    """What a signal does: the first one begins the drain, another one forces its end."""
+
+    def __init__(self, drain: Drain) -> None:
+        self.lifecycle = drain.lifecycle
+        self._drain = drain
+        self._loop = asyncio.get_running_loop()
+        self._has_begun = False
+        self.backstop = Backstop(drain, self._loop)
+
+    def to(self, signum: int, server: Server) -> None:
+        """React to `signum`; may be called between any two instructions of the main thread."""
+        prestop = 0.0 if signum == signal.SIGINT else None
+        if self.lifecycle.is_draining or self._has_begun:
+            self._loop.call_soon_threadsafe(self._drain.force)
+        else:
+            self._loop.call_soon_threadsafe(lambda: self._drain.begin(server, prestop=prestop))
+        self._has_begun = True
+        self.backstop.arm()
 
 
 @contextmanager
@@ -48,41 +70,59 @@ def drain_on_signals(drain: Drain) -> Iterator[None]:
     """Inside the block, SIGTERM and SIGINT begin `drain`; the server hears of it afterwards.
 
     To be entered from the lifespan's start, when the server has installed its handlers.
-    SIGINT (a person at a terminal) drains without a lame duck. A second signal forces.
-    Where there is no handler to wrap (tests, another thread, Windows services), or the
-    server uses the loop's own signal handling, nothing is changed, and the drain begins when
-    the server ends the lifespan. The former handlers are put back at the end.
+    SIGINT (a person at a terminal) drains without a lame duck. A second signal forces. When
+    the grace is over and the server has not ended, the process is ended.
+    Where there is no handler to wrap (tests, another thread, Windows services), nothing is
+    changed, and the drain begins when the server ends the lifespan. The former handlers are
+    put back at the end.
     """
     with ExitStack() as stack:
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and not drain.is_commanded:
+            reaction = _Reaction(drain)
+            stack.callback(reaction.backstop.disarm)
             for signum in _SIGNALS:
-                _wrap(signum, drain, stack)
+                _wrap(signum, reaction, stack)
+            held = [signum for signum in _SIGNALS if is_handled_by_loop(signum)]
+            if held:
+                stack.enter_context(_relayed(held, reaction))
         yield
 
 
-def _wrap(signum: signal.Signals, drain: Drain, stack: ExitStack) -> None:
+def _wrap(signum: signal.Signals, reaction: _Reaction, stack: ExitStack) -> None:
     former = signal.getsignal(signum)
-    if not callable(former) or former is signal.default_int_handler or _is_loop_handler(former):
+    if not callable(former) or former is signal.default_int_handler or is_handled_by_loop(signum):
         return
-    loop = asyncio.get_running_loop()
     server = _server_behind(former, signum)
-    seen = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        prestop = 0.0 if number == signal.SIGINT else None
-        if drain.lifecycle.is_draining or seen:
-            loop.call_soon_threadsafe(drain.force)
-        else:
-            loop.call_soon_threadsafe(lambda: drain.begin(server, prestop=prestop))
-        seen = True
+        reaction.to(number, server)
 
     signal.signal(signum, on_signal)
     stack.callback(signal.signal, signum, former)
 
 
-def _is_loop_handler(handler: _Handler) -> bool:
-    """Whether the loop itself handles the signal (`add_signal_handler`): it can't be held back."""
-    module = getattr(handler, "__module__", "") or ""
-    return module.startswith(("asyncio", "uvloop"))
+def _server_behind(handler: _Handler, signum: int) -> Server:
+    owner = Uvicorn.owns(handler)
+    if owner is not None:
+        return Uvicorn(owner)
+    return _SignalledServer(lambda: handler(signum, None))
+
+
+@contextmanager
+def _relayed(held: list[signal.Signals], reaction: _Reaction) -> Iterator[None]:
+    """Hold back signals that the loop itself handles (`add_signal_handler`), as hypercorn does."""
+
+    def on_signal(number: int) -> None:
+        reaction.to(number, _SignalledServer(lambda: relay.pass_on(number)))
+
+    def keep_when_ready(event: Event) -> None:
+        if isinstance(event, PhaseEntered) and event.phase == "ready":
+            relay.keep()
+
+    with SignalRelay(frozenset(held), on_signal) as relay:
+        unsubscribe = reaction.lifecycle.events.subscribe(keep_when_ready)
+        try:
+            yield
+        finally:
+            unsubscribe()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -65,6 +66,14 @@ class Uvicorn:
         for task in tasks:
             self._server.server_state.tasks.discard(task)
 
+    def note_loss(self) -> None:
+        """Let the `uvicorn` and `fastapi run` commands exit with 3."""
+        # uvicorn.run() looks at `started` when its server has ended, and exits with 3 if it is
+        # not set (0.54). With workers the parent's 0 stands; gunicorn would take a worker's 3
+        # for an app that does not start, and stop all the others.
+        if self._server.config.workers == 1 and not is_under_gunicorn():
+            self._server.started = False
+
     async def _adopt(self, connected: socket.socket) -> None:
         """Serve a connection that uvicorn's own listener did not come to accept."""
         config = self._server.config
@@ -79,6 +88,11 @@ class Uvicorn:
                 connected,
                 ssl=config.ssl,
             )
+
+
+def is_under_gunicorn() -> bool:
+    """Return whether a gunicorn arbiter started this process: it gives exit codes a meaning."""
+    return "gunicorn.arbiter" in sys.modules
 
 
 def _duplicate(listener: Any) -> socket.socket:
