@@ -26,9 +26,9 @@ async def check_no_request_fails_around_the_signal(process: ServerProcess, port:
     failed = [
         outcome
         for outcome in load.outcomes
-        # "Refused" is fine, once the load balancer has had its time to notice.
+        # To be turned away is fine, once the load balancer has had its time to notice.
         if not outcome.is_served
-        and not (outcome.is_refused and outcome.begun_at > signalled_at + PRESTOP)
+        and not (outcome.is_turned_away and outcome.begun_at > signalled_at + PRESTOP)
     ]
     later = sum(outcome.begun_at > signalled_at for outcome in load.outcomes)
     assert failed == [], (
