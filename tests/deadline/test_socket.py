@@ -85,7 +85,7 @@ async def test_a_body_that_is_cut_is_seen_as_cut_and_logs_one_line(
     async def endpoint(request: Request) -> StreamingResponse:
         async def body() -> AsyncIterator[str]:
             yield "first"
-            limit_request(request.scope, 0.01)
+            limit_request(request.scope, 0.3)
             await asyncio.Event().wait()
 
         return StreamingResponse(body())
@@ -93,7 +93,7 @@ async def test_a_body_that_is_cut_is_seen_as_cut_and_logs_one_line(
     @app.get("/events", response_class=EventSourceResponse)
     async def events(request: Request) -> AsyncIterator[str]:
         yield "first"
-        limit_request(request.scope, 0.01)
+        limit_request(request.scope, 0.3)
         await asyncio.Event().wait()
 
     async with serving(DeadlineMiddleware(app), http) as port:

@@ -31,7 +31,7 @@ def test_sockets_passed_to_another_process_are_left_alone(environ: dict[str, str
     before = dict(environ)
     (listener,) = open_listeners(HERE, environ)
     with listener:
-        assert addresses_of([listener]).startswith("http://127.0.0.1:")
+        assert addresses_of([listener], HERE).startswith("http://127.0.0.1:")
         assert environ == before
 
 

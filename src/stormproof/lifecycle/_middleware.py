@@ -15,6 +15,7 @@ from stormproof._core.asgi import (
 )
 from stormproof._core.events import RequestRefused
 from stormproof._core.lifecycle import InFlight
+from stormproof._core.origin import enter_request, leave_request
 from stormproof.errors import Draining, StormproofError, problem_body, problem_headers
 
 from ._drain import Drain
@@ -75,6 +76,7 @@ class LifecycleMiddleware:
         # Not `with lifecycle.request(scope)`: that block costs each request 0.5 µs more.
         entry = InFlight(scope, lifecycle.clock.now(), asyncio.current_task())
         lifecycle.requests.add(entry)
+        origin = enter_request(entry)
         try:
             await self.app(scope, receive, self._noting(send, entry))
         except asyncio.CancelledError:
@@ -85,6 +87,7 @@ class LifecycleMiddleware:
                 error = _draining("was cut at the end of the grace period")
                 await self._send_problem(scope, send, error)
         finally:
+            leave_request(origin)
             lifecycle.requests.discard(entry)
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
