@@ -291,3 +291,16 @@ def test_worker_that_is_gone_is_told_apart_by_its_absence() -> None:
     assert ready([gone]) == {"status": "unavailable", "ready": 0, "phases": []}
     for theirs in ends:
         theirs.close()
+
+
+def test_worker_whose_service_has_given_up_is_not_ready_and_says_why() -> None:
+    reason = "service 'poll': ValueError"
+    given_up = WorkerSnapshot(pid=1, phase="ready", unready=(reason,))
+    assert ready([given_up])["status"] == "unavailable"
+    assert ready([given_up, CALM]) | {"phases": None} == {
+        "status": "ok",
+        "ready": 1,
+        "phases": None,
+        "reasons": [reason],
+    }
+    assert WorkerSnapshot.from_json(given_up.to_json()) == given_up

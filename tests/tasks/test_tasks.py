@@ -572,3 +572,18 @@ async def test_partials_lambdas_and_callable_objects_have_names(tasks: Tasks) ->
     ]
     assert [name.rpartition(".")[2] for name in names] == ["sleep_and_note", "<lambda>", "Sender"]
     await tasks.drain(in_a_minute())
+
+
+async def test_rehearsal_names_what_runs_with_its_age_and_line(tasks: Tasks) -> None:
+    gate = asyncio.Event()
+
+    async def waits() -> None:
+        await gate.wait()
+
+    handle = tasks.spawn(waits)
+    await asyncio.sleep(0)
+    [loss] = tasks.rehearse().values()
+    assert (loss.kind, "waits" in loss.name, "test_tasks.py" in loss.detail) == ("task", True, True)
+    gate.set()
+    await handle.wait()
+    assert tasks.rehearse() == {}

@@ -196,11 +196,16 @@ def live(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
 
 
 def ready(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
-    """Say "ok" when at least one worker is in phase "ready" and its loop beats."""
+    """Say "ok" when at least one worker is ready as it says itself, and its loop beats."""
     workers = _present(workers)
-    count = sum(worker.phase == "ready" and not _is_stuck(worker) for worker in workers)
+    count = sum(
+        worker.phase == "ready" and not worker.unready and not _is_stuck(worker)
+        for worker in workers
+    )
     status = "ok" if count else "unavailable"
-    return {"status": status, "ready": count, "phases": [worker.phase for worker in workers]}
+    answer = {"status": status, "ready": count, "phases": [worker.phase for worker in workers]}
+    reasons = sorted({reason for worker in workers for reason in worker.unready})
+    return {**answer, "reasons": reasons} if reasons else answer
 
 
 def rehearsal(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class WorkerSnapshot:
         responses: Responses begun, by class ("2xx"); websockets and lost ones are not counted.
         rss_bytes: Resident memory; 0 where the system does not tell.
         stuck_at: Where the loop's thread is, when the loop does not beat; else "".
+        unready: Why it is not ready although it serves, such as a service that has given up.
         open: What a SIGTERM now would find, when it was asked for.
     """
 
@@ -53,6 +54,7 @@ class WorkerSnapshot:
     responses: Mapping[str, int] = field(default_factory=dict)
     rss_bytes: int = 0
     stuck_at: str = ""
+    unready: Sequence[str] = ()
     open: Sequence[Loss] = ()
 
     def to_json(self) -> str:
@@ -69,6 +71,7 @@ class WorkerSnapshot:
         try:
             values = json.loads(text)
             values["open"] = tuple(Loss(**item) for item in values["open"])
+            values["unready"] = tuple(values["unready"])
             return cls(**values)
         except (TypeError, KeyError) as exc:
             raise ValueError(f"no snapshot of a worker: {exc}") from exc
@@ -139,6 +142,9 @@ class Observer:
             responses=dict(self._responses),
             rss_bytes=_rss_bytes(),
             stuck_at=self._place_of_loop() if age > 10 * BEAT_INTERVAL else "",
+            unready=tuple(
+                f"{name}: {reason}" for name, reason in self._lifecycle.unready.copy().items()
+            ),
             open=self._open() if with_open else (),
         )
 

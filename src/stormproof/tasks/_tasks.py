@@ -217,6 +217,15 @@ class Tasks:
         """Return the counts of this moment."""
         return self._roll.statistics()
 
+    def rehearse(self) -> dict[asyncio.Task[Any], Loss]:
+        """Return what is running, each as the loss it would be if it were cut now.
+
+        Services are among them. May be called from any thread.
+        """
+        now = self._roll.clock.now()
+        running = list(self._roll.running.values())
+        return {handle._task: handle._loss("task", now) for handle in running}
+
     async def drain(self, until: float) -> Sequence[Loss]:
         """Finish every spawned task, stop the services, and cancel what is left in time.
 
