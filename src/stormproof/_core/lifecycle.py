@@ -166,7 +166,6 @@ class Lifecycle:
         self.streams: set[StreamPlace] = set()
         self._phase = Phase.STARTING
         self._is_draining = False
-        self._changed = asyncio.Event()
 
     @property
     def phase(self) -> Phase:
@@ -201,7 +200,7 @@ class Lifecycle:
             self.events.emit(ReadinessRegained(name))
 
     def enter(self, phase: Phase) -> None:
-        """Go on to `phase`, wake whoever waits for it, and emit `PhaseEntered`.
+        """Go on to `phase` and emit `PhaseEntered`.
 
         Going back, or to the phase it is in, does nothing: entering twice is harmless.
         """
@@ -209,17 +208,7 @@ class Lifecycle:
             return
         self._phase = phase
         self._is_draining = _ORDER.index(phase) >= _ORDER.index(Phase.DRAINING)
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
         self.events.emit(PhaseEntered(phase.value))
-
-    async def reached(self, phase: Phase) -> None:
-        """Wait until the service is in `phase` or a later one; cancelling leaves nothing behind.
-
-        Has no limit of its own: it ends at the latest when the process drains.
-        """
-        while _ORDER.index(self._phase) < _ORDER.index(phase):
-            await self._changed.wait()
 
     def request(self, scope: Scope) -> "Counted":
         """Count a request in, and out again when the block ends however it ends.

@@ -5,8 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-_OVERTIME = 1.0
-"""Seconds past the grace after which the process ends itself, whatever blocks it."""
+from ._options import OVERTIME
 
 _SPARE = 4.0
 """Seconds more that a platform is told to wait, for its own delays."""
@@ -46,7 +45,7 @@ class Plan:
     @property
     def wait(self) -> int:
         """Whole seconds a platform must wait before it kills: above the grace."""
-        return math.ceil(self.grace + _OVERTIME + _SPARE)
+        return math.ceil(self.grace + OVERTIME + _SPARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +230,7 @@ docker stop --timeout {plan.wait} app
 
 def _cloud_run(plan: Plan) -> Advice:
     limit = _CLOUD_RUN_LIMIT
-    grace = min(plan.grace, limit - _OVERTIME - 0.5)
+    grace = min(plan.grace, limit - OVERTIME - 0.5)
     prestop = min(plan.prestop, 1.0)
     bare = replace(plan, certfile=None, keyfile=None)
     command = _command(bare, host="0.0.0.0", port="8080", grace=grace, prestop=prestop)
@@ -242,7 +241,7 @@ def _cloud_run(plan: Plan) -> Advice:
 gcloud run deploy app --port 8080 --command stormproof --args={arguments}
 """
     warnings = _loopback_warning(plan)
-    if plan.grace + _OVERTIME >= limit:
+    if plan.grace + OVERTIME >= limit:
         warnings += (
             f"--grace {plan.grace:g} does not fit: SIGKILL comes after {limit:g} s; "
             f"the command below says {grace:g}",

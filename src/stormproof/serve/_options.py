@@ -15,6 +15,9 @@ from ._tls import checked_tls
 LEAST_STALL_KILL = 0.5
 """Seconds: a worker tells every 0.25 s that its loop runs, so nothing shorter can be judged."""
 
+OVERTIME = 1.0
+"""Seconds past the shutdown deadline after which the process is ended whatever blocks it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:

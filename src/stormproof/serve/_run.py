@@ -24,7 +24,7 @@ from ._admin import AdminServer, Snapshots, parse_admin
 from ._limits import ReadLimits, limited_protocol
 from ._listen import addresses_of, open_listeners
 from ._logs import log_phases, set_up_logs
-from ._options import ServeOptions
+from ._options import OVERTIME, ServeOptions
 from ._snapshot import Observer
 from ._terminal import Terminal
 
@@ -36,9 +36,6 @@ EXIT_LOST_OR_NOT_STARTED = 3
 KEEP_ALIVE = 75
 """Seconds an idle connection is kept: above the 60 s of the usual load balancers, so that they
 close it first and never send a request into a connection that is just being closed."""
-
-_OVERTIME = 1.0
-"""Seconds past the shutdown deadline after which the process is ended whatever blocks it."""
 
 
 def serve(app: Any, options: ServeOptions) -> int:
@@ -213,7 +210,7 @@ class _Overtime:
 
     def __call__(self, event: object) -> None:
         if isinstance(event, PhaseEntered) and event.phase == "draining":
-            leave_after(self._lifecycle.grace + _OVERTIME)
+            leave_after(self._lifecycle.grace + OVERTIME)
 
 
 def leave_after(seconds: float) -> None:

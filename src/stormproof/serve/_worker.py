@@ -25,7 +25,7 @@ from ._child import DUMP_SIGNAL
 from ._link import answer_on
 from ._load import load_app
 from ._logs import log_phases, set_up_logs
-from ._options import ServeOptions
+from ._options import OVERTIME, ServeOptions
 from ._run import (
     EXIT_CLEAN,
     EXIT_LOST_OR_NOT_STARTED,
@@ -40,7 +40,6 @@ from ._wire import Wire
 _BEAT = 0.25
 """Seconds between two signs of life, sent by the event loop itself."""
 
-_OVERTIME = 1.0
 _STDERR = 2
 
 Command = dict[str, Any]
@@ -139,7 +138,7 @@ class _Server(uvicorn.Server):
     def _hear(self, loop: asyncio.AbstractEventLoop, command: Command) -> None:
         """Hand a command to the loop; runs on the listening thread."""
         if command["what"] == "orphaned":
-            leave_after(self._drain.lifecycle.grace + _OVERTIME)  # also when the loop is blocked
+            leave_after(self._drain.lifecycle.grace + OVERTIME)  # also when the loop is blocked
         loop.call_soon_threadsafe(self._obey, command)
 
     def _obey(self, command: Command) -> None:
