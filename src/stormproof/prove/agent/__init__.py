@@ -1,0 +1,1 @@
+"""The agent inside the app: standard library only, loaded without stormproof being imported."""

@@ -1,0 +1,1 @@
+"""The report: terminal, HTML, JSON, JUnit and Markdown, all from one `Report`."""

@@ -1,0 +1,1 @@
+"""The target: the app as a real server process, started, sampled and surely ended."""
