@@ -10,7 +10,9 @@ from .audits import AUDITS
 _ORDER: Sequence[Verdict] = ("fail", "should", "unstable", "pass", "n-a", "not-measured")
 
 
-def chosen(only: Iterable[str] = (), skip: Iterable[str] = ()) -> tuple[Audit, ...]:
+def chosen(
+    only: Iterable[str] = (), skip: Iterable[str] = (), *, audits: Sequence[Audit] = AUDITS
+) -> tuple[Audit, ...]:
     """Return the audits that are asked for; the ids have been checked."""
     wanted, left_out = frozenset(only), frozenset(skip)
     return tuple(
@@ -18,9 +20,15 @@ def chosen(only: Iterable[str] = (), skip: Iterable[str] = ()) -> tuple[Audit, .
     )
 
 
-def judge(recording: Recording, *, only: Iterable[str] = (), skip: Iterable[str] = ()) -> Report:
+def judge(
+    recording: Recording,
+    *,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    audits: Sequence[Audit] = AUDITS,
+) -> Report:
     """Return what the audits find in a recording: a pure function, so it can be asked again."""
-    findings = [_found(audit, recording) for audit in chosen(only, skip)]
+    findings = [_found(audit, recording) for audit in chosen(only, skip, audits=audits)]
     findings.sort(key=lambda finding: (_ORDER.index(finding.verdict), -finding.audit.weight))
     return Report(
         recording=recording,
@@ -32,7 +40,7 @@ def judge(recording: Recording, *, only: Iterable[str] = (), skip: Iterable[str]
 
 def is_to_repeat(finding: Finding) -> bool:
     """Whether noise could have failed it, so that it has to fail again before it counts."""
-    return finding.audit.is_timed and finding.judgement.outcome == "fail" and finding.rounds > 0
+    return finding.audit.is_timed and finding.judgement.outcome == "fail"
 
 
 def _found(audit: Audit, recording: Recording) -> Finding:
