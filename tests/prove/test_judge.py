@@ -1,6 +1,7 @@
 """Judging: verdicts from outcomes, rounds held against each other, the order, the score."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -137,6 +138,14 @@ def test_audit_of_an_attack_that_could_not_run_is_not_measured() -> None:
     assert "no streams" in report.findings[0].judgement.display
 
 
+def test_audit_of_an_attack_that_had_nothing_to_do_is_not_applicable() -> None:
+    found = recording()
+    unfit = replace(found, attacks=(AttackRecord(name="storm", unfit="no route streams"),))
+    report = judge(unfit, audits=[audit("a", says("fail"))])
+    assert report.findings[0].verdict == "n-a"
+    assert report.findings[0].judgement.display == "no route streams"
+
+
 def test_worst_comes_first_and_heavier_before_lighter() -> None:
     report = judge(
         recording(),
@@ -164,16 +173,7 @@ def test_score_counts_a_must_three_times_and_leaves_out_what_was_not_judged() ->
 
 def test_no_score_without_one_good_answer() -> None:
     empty = recording()
-    without = Recording(
-        app="a",
-        server="uvicorn",
-        stormproof="0",
-        started="",
-        machine={},
-        profile={},
-        routes=empty.routes,
-        attacks=(AttackRecord(name="storm"),),
-    )
+    without = replace(empty, attacks=(AttackRecord(name="storm"),))
     assert judge(without, audits=[audit("a", says("pass"))]).score is None
 
 

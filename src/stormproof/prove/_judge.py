@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterable, Sequence
 
-from ._audit import Audit, Finding, Judgement, Report, Verdict, not_measured
+from ._audit import Audit, Finding, Judgement, Report, Verdict, not_applicable, not_measured
 from ._recording import Recording
 from .audits import AUDITS
 
@@ -70,10 +70,11 @@ def _found(audit: Audit, recording: Recording) -> Finding:
 def _judged(audit: Audit, recording: Recording) -> Judgement:
     if audit.needs_agent and not recording.has_agent:
         return not_measured("needs the agent inside the app, which was not there")
-    for name in audit.attacks:
-        attack = recording.attack(name)
-        if attack is not None and attack.problem and len(audit.attacks) == 1:
-            return not_measured(f"the attack {name} could not be run: {attack.problem}")
+    if len(audit.attacks) == 1 and (attack := recording.attack(audit.attacks[0])) is not None:
+        if attack.problem:
+            return not_measured(f"the attack {attack.name} could not be run: {attack.problem}")
+        if attack.unfit:
+            return not_applicable(attack.unfit)
     return audit.judge(recording)
 
 
