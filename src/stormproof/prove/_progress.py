@@ -1,21 +1,23 @@
-"""Progress: what a run says while it goes on, for a display or a log."""
+"""What a run says of itself while it goes on."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+ProgressState = Literal["begun", "ended", "note"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True)
 class Progress:
-    """One step of a run.
+    """One step: an attack begun or ended, or a note.
 
     Attributes:
-        attack: Name of the attack, `drain`; "" for a word about the whole run.
-        title: What it does: "at SIGTERM, under load".
-        done: How many attacks have ended, this one included when it has.
-        total: How many attacks there are.
-        seconds: With `begun`: what it takes about; with `ended`: what it took; else 0.
-        state: `begun`, `ended`, or `note` for a line that belongs to neither.
-        text: The line of a note, or why an attack could not be run.
+        attack: Its name.
+        title: What it does, in words.
+        done: How many attacks have ended.
+        total: How many there are.
+        seconds: What is left, about.
+        state: Which step it is.
+        text: Of a note.
     """
 
     attack: str
@@ -23,5 +25,5 @@ class Progress:
     done: int
     total: int
     seconds: float
-    state: Literal["begun", "ended", "note"]
+    state: ProgressState
     text: str = ""
