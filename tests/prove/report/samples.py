@@ -292,7 +292,7 @@ def recording(**changes: Any) -> Recording:
             "system": "Linux 6.8",
             "python": "CPython 3.11.9",
         },
-        "profile": {"name": "k8s", "grace": 30.0, "prestop": 2.0, "deadline": 10.0, "quick": False},
+        "profile": {"name": "k8s", "grace": 30.0, "lag": 2.0, "deadline": 10.0, "quick": False},
         "routes": (
             Route(id="GET /items", method="GET", path="/items", url="/items", seconds=0.004),
             Route(id="POST /send-email", method="POST", path="/send-email", url="/send-email"),

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from .._audit import Finding, Report
-from .._audit import as_json as plain
-from .._recording import Recording
+from stormproof.prove._audit import Finding, Report
+from stormproof.prove._audit import as_json as plain
+from stormproof.prove._recording import Recording
+
 from ._words import counts, took
 
 SCHEMA = 1

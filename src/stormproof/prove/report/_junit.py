@@ -1,9 +1,10 @@
 """JUnit XML: one test case an audit, for the CI systems that draw a table from it."""
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from xml.etree import ElementTree as xml
 
-from .._audit import Finding, Report
+from stormproof.prove._audit import Finding, Report
+
 from ._words import (
     clean,
     docs_page,
@@ -89,5 +90,5 @@ def _timestamp(started: str) -> dict[str, str]:
     except ValueError:
         return {}
     if moment.tzinfo is not None:
-        moment = moment.astimezone(timezone.utc)
+        moment = moment.astimezone(UTC)
     return {"timestamp": moment.replace(tzinfo=None).isoformat(timespec="seconds")}

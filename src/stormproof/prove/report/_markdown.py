@@ -2,9 +2,19 @@
 
 import re
 
-from .._audit import Finding, Report, Verdict
-from ._words import VERDICTS, clean, headline, machine_line, one_line, profile_line, score_line
-from ._words import duration, tally, took
+from stormproof.prove._audit import Finding, Report, Verdict
+
+from ._words import (
+    VERDICTS,
+    duration,
+    headline,
+    machine_line,
+    one_line,
+    profile_line,
+    score_line,
+    tally,
+    took,
+)
 
 _SIGNS = {"fail": "❌", "should": "⚠️", "unstable": "🎲", "not-measured": "❔", "pass": "✅"}
 _TOLD: tuple[Verdict, ...] = ("fail", "should", "unstable", "not-measured")
@@ -56,7 +66,7 @@ def _text(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    text = one_line(clean(text)).replace("|", "\\|")
+    text = one_line(text)
     fence = _fence(text, least=1)
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{text}{pad}{fence}"

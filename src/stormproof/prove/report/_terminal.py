@@ -3,7 +3,8 @@
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from .._audit import Finding, Report, Verdict
+from stormproof.prove._audit import Finding, Report, Verdict
+
 from ._words import (
     VERDICTS,
     clean,
@@ -61,9 +62,10 @@ class _Page:
             yield from self._hanging(head, words + ids + 4, one_line(found.judgement.display))
 
     def story(self, finding: Finding) -> Iterator[str]:
-        judgement = finding.judgement
-        rule = self._painted(VERDICTS[finding.verdict], _COLOURS[finding.verdict])
-        yield from self._hanging(rule, len(VERDICTS[finding.verdict]) + 2, one_line(finding.title))
+        audit, judgement = finding.audit, finding.judgement
+        word = VERDICTS[finding.verdict]
+        painted = self._painted(word, _COLOURS[finding.verdict])
+        yield from self._hanging(painted, len(word) + 2, f"{audit.id}: {one_line(finding.title)}")
         yield from self._labelled("seen", one_line(judgement.display))
         if judgement.value is not None:
             yield from self._labelled("measured", measured_line(finding))
@@ -73,12 +75,13 @@ class _Page:
             yield from self._labelled("", "and more: --html or --json has them")
         for number, place in enumerate(list(reversed(judgement.stack))[:_MOST_PLACES]):
             yield from self._labelled("" if number else "where", one_line(place))
-        yield from self._labelled("blame", judgement.blame)
-        yield from self._labelled("why", one_line(finding.audit.why))
+        if judgement.blame != "app":
+            yield from self._labelled("blame", f"the {judgement.blame}, not the app")
+        yield from self._labelled("why", one_line(audit.why))
         yield from self._labelled("again", one_line(finding.repro), is_copied=True)
-        titles = "; ".join(one_line(fix.title) for fix in finding.audit.fixes)
-        yield from self._labelled("fix", titles)
-        yield from self._labelled("", f"{finding.audit.id}: {docs_page(finding)}, or --html FILE")
+        for number, fix in enumerate(audit.fixes):
+            yield from self._labelled("" if number else "fix", one_line(fix.title))
+        yield from self._labelled("", f"the code: --html FILE, or {docs_page(finding)}")
 
     def end(self, report: Report) -> Iterator[str]:
         recording = report.recording

@@ -5,16 +5,16 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from .._audit import Finding, Report, Verdict
-from .._recording import Recording
+from stormproof.prove._audit import Finding, Report, Verdict
+from stormproof.prove._recording import Recording
 
 VERDICTS: Mapping[Verdict, str] = {
     "fail": "FAIL",
     "should": "SHOULD",
     "unstable": "UNSTABLE",
-    "not-measured": "not measured",
     "pass": "pass",
     "n-a": "n/a",
+    "not-measured": "not measured",
 }
 """Each verdict as it is shown, the worst first."""
 
@@ -22,9 +22,9 @@ _TALLY: Mapping[Verdict, str] = {
     "fail": "failed",
     "should": "should be better",
     "unstable": "unstable",
-    "not-measured": "not measured",
     "pass": "passed",
     "n-a": "not applicable",
+    "not-measured": "not measured",
 }
 
 _GOOD, _FAILED, _NO_TRAFFIC = 0, 1, 3
@@ -112,9 +112,10 @@ def _good_line(report: Report) -> tuple[Verdict, str]:
         f"{found[verdict]} {_TALLY[verdict]}"
         for verdict in ("should", "unstable", "not-measured")
         if verdict in found
-    ] if found.keys() & {"should", "unstable", "not-measured"} else []
+    ]
     rest = f"; {', '.join(open_words)}" if open_words else ""
-    return "pass", f"nothing that must hold failed: {plural(passed, 'check', 'checks')} passed{rest}"
+    held = plural(passed, "check", "checks")
+    return "pass", f"nothing that must hold failed: {held} passed{rest}"
 
 
 def score_line(report: Report) -> str:
@@ -127,9 +128,10 @@ def score_line(report: Report) -> str:
 
 
 def has_good_traffic(recording: Recording) -> bool:
-    """Return whether any request was answered whole with a 2xx status."""
+    """Return whether any request, to more than a probe, was answered whole with a 2xx status."""
+    probes = {route.id for route in recording.routes if route.kind == "health"}
     return any(
-        request.ended == "complete" and 200 <= request.status < 300
+        request.ended == "complete" and 200 <= request.status < 300 and request.route not in probes
         for attack in recording.attacks
         for request in attack.requests
     )
@@ -151,7 +153,8 @@ def machine_line(recording: Recording) -> str:
     """Return the machine in one line: cpu, cores, system, python, and what else is known."""
     known = dict(recording.machine)
     parts = [known.pop("cpu", ""), _cores(known.pop("cores", ""))]
-    parts += [known.pop("system", ""), known.pop("python", "")]
+    python = known.pop("python", "")
+    parts += [known.pop("system", ""), f"Python {python}" if python[:1].isdigit() else python]
     parts += [f"{name} {value}" for name, value in known.items()]
     return ", ".join(one_line(str(part)) for part in parts if part)
 
@@ -162,7 +165,7 @@ def profile_line(recording: Recording) -> str:
     named = one_line(str(profile.get("name", "unnamed")))
     parts = [
         f"{word} {duration(float(profile[name]))}"
-        for name, word in (("grace", "grace"), ("prestop", "lag"), ("deadline", "deadline"))
+        for name, word in (("grace", "grace"), ("lag", "lag"), ("deadline", "deadline"))
         if isinstance(profile.get(name), (int, float))
     ]
     parts += ["quick"] if profile.get("quick") else []
