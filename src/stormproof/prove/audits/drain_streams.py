@@ -88,7 +88,9 @@ AUDIT = Audit(
         Fix(
             title="Plain FastAPI: end each stream by age; EventSource comes back by itself",
             before=(
-                "async def events():\n    while True:\n        yield ServerSentEvent(data=await next_item())"
+                "async def events():\n"
+                "    while True:\n"
+                "        yield ServerSentEvent(data=await next_item())"
             ),
             after=(
                 "async def events():\n"
