@@ -18,8 +18,6 @@ _WATCH = 0.5
 async def _run(scene: Scene) -> None:
     """Open streams, send SIGTERM, and read on until each has ended or the grace is over."""
     shots = scene.shots("endless", "stream")
-    if not shots:
-        return
     count = max(round(_STREAMS * max(scene.scale, 0.5)), len(shots))
     told = asyncio.Event()
     readers: list[StreamReader] = []
@@ -74,9 +72,14 @@ def _note_events(scene: Scene, readers: list[StreamReader], signal: float) -> No
     scene.facts["sse-retry"] = sum(reader.retry_ms is not None for reader in open_then)
 
 
+def _fits(scene: Scene) -> str:
+    return "" if scene.of_kind("endless", "stream") else "the app has no stream"
+
+
 ATTACK = Attack(
     name="drain-streams",
     title="SIGTERM while streams are open",
     seconds=6.0,
     run=_run,
+    fits=_fits,
 )
