@@ -2,8 +2,12 @@
 
 from stormproof.prove._attack import Attack
 
-from . import baseline
+from . import baseline, drain, drain_streams
 
-ATTACKS: tuple[Attack, ...] = (baseline.ATTACK,)
+ATTACKS: tuple[Attack, ...] = (
+    baseline.ATTACK,
+    drain.ATTACK,
+    drain_streams.ATTACK,
+)
 
 __all__ = ("ATTACKS",)

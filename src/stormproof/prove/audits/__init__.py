@@ -2,6 +2,22 @@
 
 from stormproof.prove._audit import Audit
 
-AUDITS: tuple[Audit, ...] = ()
+from . import (
+    drain_background,
+    drain_budget,
+    drain_in_flight,
+    drain_keepalive,
+    drain_late_arrivals,
+    drain_streams,
+)
+
+AUDITS: tuple[Audit, ...] = (
+    drain_in_flight.AUDIT,
+    drain_late_arrivals.AUDIT,
+    drain_keepalive.AUDIT,
+    drain_streams.AUDIT,
+    drain_budget.AUDIT,
+    drain_background.AUDIT,
+)
 
 __all__ = ("AUDITS",)
