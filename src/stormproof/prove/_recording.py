@@ -5,7 +5,7 @@ the app's processes share, so what the client saw and what the agent saw lie on 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 SCHEMA = 1
@@ -133,6 +133,7 @@ class Route:
             `dependency:NAME`.
         seconds: Median answer time under light load.
         weight: Share of the traffic, from the scenario.
+        kept: How to look up later that the promise was kept: `path`, `contains`.
     """
 
     id: str
@@ -151,6 +152,7 @@ class Route:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
     health: Literal["", "live", "ready", "both"] = ""
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +201,7 @@ class Recording:
         profile: `name`, `grace`, `prestop`, `deadline`, `quick`.
         dependencies: Names of those that are rerouted through the fault proxy.
         has_agent: Whether the agent was inside; without it some audits are `not-measured`.
+        notes: Sentences for the report's reader, for instance what was left out.
     """
 
     app: str
@@ -211,12 +214,18 @@ class Recording:
     dependencies: tuple[str, ...] = ()
     routes: tuple[Route, ...] = ()
     attacks: tuple[AttackRecord, ...] = ()
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def attack(self, name: str) -> AttackRecord | None:
         """Return the attack of that name, the last round where there are several."""
         found = [attack for attack in self.attacks if attack.name == name]
         return max(found, key=lambda attack: attack.round) if found else None
+
+    def in_round(self, number: int) -> "Recording":
+        """Return this recording as round `number` saw it: later rounds of attacks left out."""
+        kept = tuple(attack for attack in self.attacks if attack.round <= number)
+        return replace(self, attacks=kept)
 
     def rounds(self, name: str) -> int:
         """Return how often the attack was run."""

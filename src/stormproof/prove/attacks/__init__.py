@@ -1,1 +1,9 @@
 """The attacks: one file each; each drives a server of its own and leaves a record."""
+
+from stormproof.prove._attack import Attack
+
+from . import baseline
+
+ATTACKS: tuple[Attack, ...] = (baseline.ATTACK,)
+
+__all__ = ("ATTACKS",)
