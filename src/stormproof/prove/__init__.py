@@ -9,7 +9,9 @@ from ._options import PROFILES as PROFILES
 from ._options import Profile as Profile
 from ._options import ProveOptions as ProveOptions
 from ._progress import Progress as Progress
+from ._recording import AttackRecord as AttackRecord
 from ._recording import Recording as Recording
+from ._recording import Route as Route
 from ._run import prove as prove
 from .attacks import ATTACKS as ATTACKS
 from .audits import AUDITS as AUDITS
@@ -18,6 +20,7 @@ __all__ = (
     "ATTACKS",
     "AUDITS",
     "PROFILES",
+    "AttackRecord",
     "Audit",
     "Finding",
     "Judgement",
@@ -26,6 +29,7 @@ __all__ = (
     "ProveOptions",
     "Recording",
     "Report",
+    "Route",
     "judge",
     "prove",
 )

@@ -159,9 +159,9 @@ def _sample(document: Mapping[str, Any], schema: Mapping[str, Any], depth: int =
 def _of_type(document: Mapping[str, Any], schema: Mapping[str, Any], depth: int) -> Any:
     match _type(document, schema):
         case "integer":
-            return int(_number(schema))
+            return round(_number(schema, step=1))
         case "number":
-            return _number(schema)
+            return _number(schema, step=1e-3)
         case "boolean":
             return False
         case "array":
@@ -177,10 +177,17 @@ def _of_type(document: Mapping[str, Any], schema: Mapping[str, Any], depth: int)
             return "a"
 
 
-def _number(schema: Mapping[str, Any]) -> float:
-    least = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
-    most = schema.get("maximum", schema.get("exclusiveMaximum", least + 2) - 1)
-    return float(min(max(1, least), max(most, least)))
+def _number(schema: Mapping[str, Any], *, step: float) -> float:
+    """Return a number within the bounds, 1 where that is one."""
+    least = schema.get("minimum", schema.get("exclusiveMinimum"))
+    most = schema.get("maximum", schema.get("exclusiveMaximum"))
+    least = least + step if least is not None and "exclusiveMinimum" in schema else least
+    most = most - step if most is not None and "exclusiveMaximum" in schema else most
+    if least is not None and least > 1:
+        return float(least)
+    if most is not None and most < 1:
+        return float(most) if least is None else (least + most) / 2
+    return 1.0
 
 
 def _string(schema: Mapping[str, Any]) -> str:

@@ -87,6 +87,9 @@ def _asked(entry: Any, where: str) -> Asked:
     weight = entry.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
         raise InvalidSetting(f"{where}: weight must be a number above 0, got {weight!r}")
+    for key in ("headers", "kept"):
+        if not isinstance(entry.get(key, {}), dict):
+            raise InvalidSetting(f"{where}: {key} must be a table, got {entry[key]!r}")
     headers = {str(key).lower(): str(value) for key, value in entry.get("headers", {}).items()}
     body = str(entry.get("body", ""))
     if "json" in entry:
