@@ -31,6 +31,7 @@ class Quotes:
                 if attempt == 2:
                     raise
                 await asyncio.sleep(0.02)
+        return None
 
     async def surely(self) -> Any:
         for _ in range(3):

@@ -2,8 +2,13 @@
 
 from stormproof.prove._attack import Attack
 
-from . import baseline
+from . import baseline, commit, dependencies, health
 
-ATTACKS: tuple[Attack, ...] = (baseline.ATTACK,)
+ATTACKS: tuple[Attack, ...] = (
+    baseline.ATTACK,
+    commit.ATTACK,
+    health.ATTACK,
+    dependencies.ATTACK,
+)
 
 __all__ = ("ATTACKS",)

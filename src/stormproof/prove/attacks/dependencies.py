@@ -118,7 +118,7 @@ async def _find_users(one: _Dependency) -> None:
             others.append(route)
     probes = [route for route in one.scene.of_kind("health") if route.health == "live"]
     one.users = tuple(_spread(users, _MOST_USERS))
-    one.others = tuple((*_spread(others, _MOST_OTHERS - len(probes)), *probes))
+    one.others = (*_spread(others, _MOST_OTHERS - len(probes)), *probes)
     one.noted["users"] = [route.id for route in one.users]
     one.noted["others"] = [route.id for route in one.others]
 

@@ -77,13 +77,11 @@ AUDIT = Audit(
                 "        yield session\n"
                 "        await session.commit()  # after the response\n\n\n"
                 "@app.post('/items')\n"
-                "async def create(item: ItemIn, db: AsyncSession = Depends(get_db)) -> ItemOut: ...\n"
+                "async def create(item: ItemIn, db=Depends(get_db)): ...\n"
             ),
             after=(
                 "@app.post('/items')\n"
-                "async def create(\n"
-                "    item: ItemIn, db: AsyncSession = Depends(get_db, scope='function')\n"
-                ") -> ItemOut: ...\n"
+                "async def create(item: ItemIn, db=Depends(get_db, scope='function')): ...\n"
                 "# or commit in the endpoint, before it returns: await db.commit()\n"
             ),
         ),

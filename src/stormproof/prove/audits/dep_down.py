@@ -18,7 +18,8 @@ def _is_honest(request: Request) -> bool:
 
 
 def _judge(found: list[Faced]) -> Judgement:
-    asked, wrong = [], []
+    asked: list[Request] = []
+    wrong: list[tuple[str, Request]] = []
     for each in found:
         if each.noted.get("died") == "down":
             return Judgement(

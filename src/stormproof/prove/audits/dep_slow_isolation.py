@@ -56,7 +56,7 @@ def _judge(found: list[Faced]) -> Judgement:
         series.append(_series(each))
     if worst is None:
         return not_applicable("every route that was asked uses the dependency")
-    ratio, name, route, typical, usual = worst
+    _, name, route, typical, usual = worst
     return Judgement(
         outcome="fail" if slowed else "pass",
         display=(
