@@ -30,8 +30,7 @@ each_audit = pytest.mark.parametrize("audit", AUDITS, ids=lambda audit: audit.id
 
 @each_audit
 def test_without_a_dependency_it_does_not_apply(audit: Audit) -> None:
-    judgement = audit.judge(recorded("dependencies", problem="no dependency"))
-    assert (judgement.outcome, "--dependency" in judgement.display) == ("n-a", True)
+    assert audit.judge(recorded("dependencies")).outcome == "n-a"
 
 
 @each_audit

@@ -71,8 +71,7 @@ def test_no_readiness_at_all_fails() -> None:
 
 
 def test_without_health_routes_it_does_not_apply() -> None:
-    judgement = AUDIT.judge(measured(routes=()))
-    assert (judgement.outcome, "--ready" in judgement.display) == ("n-a", True)
+    assert AUDIT.judge(measured(routes=())).outcome == "n-a"
 
 
 def test_without_a_database_it_does_not_apply() -> None:

@@ -284,7 +284,12 @@ async def _blackhole(one: _Dependency) -> None:
 
 
 def _fits(scene: Scene) -> str:
-    return "" if scene.proxies else "no dependency on this machine was found in the environment"
+    if scene.proxies:
+        return ""
+    return (
+        "no dependency on this machine was found in the environment (*_URL with a host): name one "
+        "with --dependency NAME=URL"
+    )
 
 
 ATTACK = Attack(

@@ -130,7 +130,12 @@ async def _probe(scene: Scene, route: Route, group: str) -> int:
 
 
 def _fits(scene: Scene) -> str:
-    return "" if scene.of_kind("health") else "no health route was found"
+    if scene.of_kind("health"):
+        return ""
+    return (
+        "no health route was found (/livez, /readyz, /healthz, /health …): name yours with "
+        "--live and --ready, or get both from stormproof.install(app)"
+    )
 
 
 ATTACK = Attack(

@@ -8,8 +8,7 @@ from stormproof.prove._audit import Judgement, not_applicable, not_measured
 from stormproof.prove._recording import AttackRecord, Recording, Request
 
 ATTACK = "dependencies"
-ATTACKS = ("baseline", ATTACK)
-"""Two, so that an app without a dependency is told apart from an attack that could not be run."""
+ATTACKS = (ATTACK,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +41,7 @@ def judged_with(judge: Callable[[list[Faced]], Judgement]) -> Callable[[Recordin
 
     def whole(recording: Recording) -> Judgement:
         if not recording.dependencies:
-            return not_applicable(
-                "no dependency on this machine was found in the environment (*_URL with a host); "
-                "name one with --dependency NAME=URL"
-            )
+            return not_applicable("no dependency on this machine was found")
         record = recording.attack(ATTACK)
         if record is None or record.problem:
             why = "was not played" if record is None else f"could not be run: {record.problem}"

@@ -94,7 +94,7 @@ AUDIT = Audit(
             ),
         ),
     ),
-    attacks=("baseline", "commit"),
+    attacks=("commit",),
     judge=_judge,
     needs_agent=True,
     weight=5,

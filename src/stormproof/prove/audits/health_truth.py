@@ -17,16 +17,12 @@ SITUATIONS: Mapping[str, str] = {
     "pool": "with the connection pool exhausted",
     "down": "with the database down",
 }
-_HINT = (
-    "no health route was found (/livez, /readyz, /healthz, /health …); name yours with --live and "
-    "--ready, or get /livez and /readyz from stormproof.install(app)"
-)
 
 
 def _judge(recording: Recording) -> Judgement:
     probes = {route.health for route in recording.routes if route.health}
     if not probes:
-        return not_applicable(_HINT)
+        return not_applicable("no health route was found")
     record = recording.attack("health")
     if record is None or record.problem:
         why = "was not played" if record is None else f"could not be run: {record.problem}"
@@ -175,7 +171,7 @@ AUDIT = Audit(
             ),
         ),
     ),
-    attacks=("baseline", "health"),
+    attacks=("health",),
     judge=_judge,
     weight=4,
 )
