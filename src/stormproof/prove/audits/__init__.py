@@ -3,12 +3,21 @@
 from stormproof.prove._audit import Audit
 
 from . import (
+    commit_before_ack,
+    dep_blackhole,
+    dep_down,
+    dep_recovery,
+    dep_slow_isolation,
     drain_background,
     drain_budget,
     drain_in_flight,
     drain_keepalive,
     drain_late_arrivals,
     drain_streams,
+    health_truth,
+    pool_hold,
+    retry_amplification,
+    upstream_reuse,
 )
 
 AUDITS: tuple[Audit, ...] = (
@@ -18,6 +27,15 @@ AUDITS: tuple[Audit, ...] = (
     drain_streams.AUDIT,
     drain_budget.AUDIT,
     drain_background.AUDIT,
+    commit_before_ack.AUDIT,
+    dep_down.AUDIT,
+    dep_slow_isolation.AUDIT,
+    dep_blackhole.AUDIT,
+    dep_recovery.AUDIT,
+    retry_amplification.AUDIT,
+    upstream_reuse.AUDIT,
+    pool_hold.AUDIT,
+    health_truth.AUDIT,
 )
 
 __all__ = ("AUDITS",)
