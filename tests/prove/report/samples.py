@@ -22,12 +22,12 @@ HOSTILE = "<script>document.title='owned'</script>\x1b[31m]]>\x00\x07\u202e&|`</
 
 LOST_WORK = Fix(
     title="Finish the work before the process ends (plain FastAPI)",
-    before='''@app.post("/send-email")
+    before="""@app.post("/send-email")
 async def send_email(email: str) -> dict[str, str]:
     asyncio.create_task(email_service.send(email))
     return {"status": "queued"}
-''',
-    after='''sending: set[asyncio.Task[None]] = set()
+""",
+    after="""sending: set[asyncio.Task[None]] = set()
 
 @app.post("/send-email")
 async def send_email(email: str) -> dict[str, str]:
@@ -41,7 +41,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     if sending:
         await asyncio.wait(sending, timeout=20)
-''',
+""",
 )
 LOST_WORK_OURS = Fix(
     title="Let stormproof keep it",
