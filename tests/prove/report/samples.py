@@ -1,8 +1,9 @@
-"""Reports to render: a failing one in the shape of the seed, a passing one, a hostile, a big one."""
+"""Reports to render: a failing one in the shape of the seed, a passing, a hostile, a big one."""
 
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from stormproof.prove._audit import Audit, Finding, Fix, Judgement, Report, Series, Verdict
@@ -482,6 +483,7 @@ def silent_report() -> Report:
     )
 
 
+@cache
 def big_report() -> Report:
     """Return a report with 100,000 requests in one attack."""
     dice = random.Random(3)
