@@ -2,8 +2,8 @@
 
 from stormproof.prove._attack import Attack
 
-from . import baseline
+from . import baseline, clients, patience
 
-ATTACKS: tuple[Attack, ...] = (baseline.ATTACK,)
+ATTACKS: tuple[Attack, ...] = (baseline.ATTACK, clients.ATTACK, patience.ATTACK)
 
 __all__ = ("ATTACKS",)

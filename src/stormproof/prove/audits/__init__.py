@@ -2,6 +2,24 @@
 
 from stormproof.prove._audit import Audit
 
-AUDITS: tuple[Audit, ...] = ()
+from . import (
+    disconnect_cancels,
+    leak_free,
+    loop_blocking,
+    slow_reader,
+    slow_sender,
+    stream_heartbeat,
+    task_hygiene,
+)
+
+AUDITS: tuple[Audit, ...] = (
+    loop_blocking.AUDIT,
+    task_hygiene.AUDIT,
+    leak_free.AUDIT,
+    disconnect_cancels.AUDIT,
+    slow_reader.AUDIT,
+    slow_sender.AUDIT,
+    stream_heartbeat.AUDIT,
+)
 
 __all__ = ("AUDITS",)
