@@ -189,7 +189,7 @@ def test_real_run_reports_with_plain_lines_in_a_log(tmp_path: Path) -> None:
     done = run_long(tmp_path, "main:app", "--quick", "--only", "drain-budget", "--html", "r.html")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("PASS  nothing that must hold failed: 1 check passed")
-    assert "prove: 1 of 2, baseline: " in done.stderr
+    assert "prove: 1 of " in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
     assert 'id="drain-budget"' in (tmp_path / "r.html").read_text()
 
@@ -201,7 +201,7 @@ def test_app_that_fails_on_import_could_not_be_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143)])
-@pytest.mark.parametrize("line", ["1 of 2, baseline", "2 of 2, drain"])
+@pytest.mark.parametrize("line", [", baseline: ", ", drain: "])
 async def test_stopped_run_is_one_line_and_leaves_nothing_running(
     line: str, number: Signals, code: int
 ) -> None:
