@@ -16,7 +16,8 @@ class StopWhenLeft:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         left = asyncio.create_task(until_left(receive))
 
         async def wait_left() -> Message:

@@ -23,7 +23,8 @@ class UnitOfWork:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] == "/livez":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         connection = await engine.connect()
         self.open[id(connection)] = connection
         scope["connection"] = connection

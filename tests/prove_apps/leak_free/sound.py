@@ -22,7 +22,8 @@ class UnitOfWork:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] == "/livez":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         async with engine.connect() as connection:
             scope["connection"] = connection
             await self.app(scope, receive, send)

@@ -17,7 +17,8 @@ class LimitBody:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         messages: list[Message] = []
         try:
             async with asyncio.timeout(BODY_LIMIT):
