@@ -15,10 +15,10 @@ from . import (
 
 ATTACKS: tuple[Attack, ...] = (
     baseline.ATTACK,
+    patience.ATTACK,
     drain.ATTACK,
     drain_streams.ATTACK,
     clients.ATTACK,
-    patience.ATTACK,
     commit.ATTACK,
     health.ATTACK,
     dependencies.ATTACK,

@@ -28,19 +28,18 @@ from . import (
 )
 
 AUDITS: tuple[Audit, ...] = (
-    loop_blocking.AUDIT,
-    task_hygiene.AUDIT,
-    leak_free.AUDIT,
-    disconnect_cancels.AUDIT,
-    slow_reader.AUDIT,
-    slow_sender.AUDIT,
-    stream_heartbeat.AUDIT,
     drain_in_flight.AUDIT,
     drain_late_arrivals.AUDIT,
     drain_keepalive.AUDIT,
     drain_streams.AUDIT,
     drain_budget.AUDIT,
     drain_background.AUDIT,
+    loop_blocking.AUDIT,
+    task_hygiene.AUDIT,
+    disconnect_cancels.AUDIT,
+    slow_reader.AUDIT,
+    slow_sender.AUDIT,
+    leak_free.AUDIT,
     commit_before_ack.AUDIT,
     dep_down.AUDIT,
     dep_slow_isolation.AUDIT,
@@ -49,6 +48,7 @@ AUDITS: tuple[Audit, ...] = (
     retry_amplification.AUDIT,
     upstream_reuse.AUDIT,
     pool_hold.AUDIT,
+    stream_heartbeat.AUDIT,
     health_truth.AUDIT,
 )
 
