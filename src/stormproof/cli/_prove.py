@@ -64,8 +64,7 @@ def _prove(arguments: argparse.Namespace) -> int:
 
 
 def _audited(arguments: argparse.Namespace) -> "Report":
-    from stormproof.prove import AUDITS, judge
-    from stormproof.prove._store import load_recording
+    from stormproof.prove import AUDITS, judge, load_recording
 
     if arguments.app or arguments.command:
         raise InvalidSetting("--audit reads what was recorded; name no app and no --command")
@@ -128,7 +127,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
 def _write(report: "Report", arguments: argparse.Namespace) -> None:
     """Save the recording, print what is to be printed, write the files."""
-    from stormproof.prove._store import save_recording
+    from stormproof.prove import save_recording
     from stormproof.prove.report import as_html, as_json, as_junit, as_markdown, write_whole
 
     if arguments.save_recording:

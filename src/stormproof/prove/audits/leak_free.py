@@ -122,7 +122,7 @@ def _unended_handlers(record: AttackRecord) -> set[int]:
         request.id
         for request in record.requests
         if request.ended in ("left", "timeout") and request.group in ("left", "overload", "steady")
-        if request.first_byte_at is None and request.id not in ended
+        if request.sent_at and request.first_byte_at is None and request.id not in ended
     }
 
 

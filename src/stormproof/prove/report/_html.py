@@ -94,7 +94,10 @@ def _environment() -> Environment:
         finalize=_shown,
     )
     environment.filters.update(
-        duration=words.duration, one_line=words.one_line, tally_word=words.tally_word
+        duration=words.duration,
+        exit_line=words.exit_line,
+        one_line=words.one_line,
+        tally_word=words.tally_word,
     )
     environment.globals.update(verdict_word=lambda verdict: words.VERDICTS[verdict])
     return environment

@@ -136,10 +136,10 @@ class Down:
 
     @classmethod
     def decades(cls, values: Iterable[float], height: float, *, bottom: float = 6.0) -> "Down":
-        """Return a logarithmic axis of 1 ms to 100 s, as much of it as the values need."""
+        """Return a logarithmic axis of 0.1 ms to 100 s, as much of it as the values need."""
         finite = [value for value in values if math.isfinite(value)]
         least, most = min(finite, default=0.01), max(finite, default=0.1)
-        low = 10.0 ** math.floor(math.log10(min(10.0, max(1e-3, least))))
+        low = 10.0 ** math.floor(math.log10(min(10.0, max(1e-4, least))))
         high = 10.0 ** math.ceil(math.log10(min(100.0, max(low * 10, most))) - 1e-9)
         return cls(low, high, height, bottom=bottom, is_log=True)
 

@@ -1,7 +1,7 @@
 """Terminal: the report as text; the worst first, in words, then a table, then what to do."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from stormproof.prove._audit import Finding, Report, Verdict
 
@@ -58,11 +58,13 @@ class _Page:
     def table(self, report: Report) -> Iterator[str]:
         words = max((len(VERDICTS[found.verdict]) for found in report.findings), default=0)
         ids = max((len(found.audit.id) for found in report.findings), default=0)
-        for found in report.findings:
+        for found, others in _rows(report.findings):
             word = VERDICTS[found.verdict]
             painted = self._painted(word, _COLOURS[found.verdict]) + " " * (words - len(word))
             head = f"{painted}  {found.audit.id:<{ids}}"
-            yield from self._hanging(head, words + ids + 4, one_line(found.judgement.display))
+            also = f" (also {', '.join(others)})" if others else ""
+            text = f"{one_line(found.judgement.display)}{also}"
+            yield from self._hanging(head, words + ids + 4, text)
 
     def story(self, finding: Finding) -> Iterator[str]:
         audit, judgement = finding.audit, finding.judgement
@@ -131,3 +133,15 @@ class _Page:
 
     def _painted(self, text: str, colour: str) -> str:
         return f"\x1b[{colour}m{clean(text)}\x1b[0m" if self._is_coloured else clean(text)
+
+
+def _rows(findings: Sequence[Finding]) -> Iterator[tuple[Finding, list[str]]]:
+    """Yield each row of the table: a finding, and the ids of others that say the same."""
+    quiet: dict[tuple[Verdict, str], list[Finding]] = {}
+    for found in findings:
+        if found.verdict in ("n-a", "not-measured"):
+            quiet.setdefault((found.verdict, found.judgement.display), []).append(found)
+        else:
+            yield found, []
+    for same in quiet.values():
+        yield same[0], [found.audit.id for found in same[1:]]

@@ -27,6 +27,7 @@ OUTCOMES: Mapping[str, str] = {
 }
 """How a request ended, as the legend says it; the names are classes of the style sheet too."""
 
+_BROKEN = {"truncated": "cut in mid-answer", "reset": "reset", "refused": "refused"}
 _AS_DOTS = ("good", "client", "server")
 _MOST_DOTS, _MOST_SHAPES, _MOST_GROUPS = 2000, 400, 12
 _HEIGHT, _LOW, _LANE = 170.0, 64.0, 16.0
@@ -73,7 +74,9 @@ def timeline(attack: AttackRecord, anchor: str) -> Timeline:
         panel, drawn = _requests(attack.requests, across)
         panels.append(panel)
     panels += [_canary(attack.canary, across)] if attack.canary else []
-    panels += _processes(attack.samples, across) if attack.samples else []
+    # What was sampled while the server started belongs to no attack.
+    samples = [sample for sample in attack.samples if sample.at >= attack.began_at]
+    panels += _processes(samples, across) if samples else []
     by_outcome = Counter(outcome(request) for request in attack.requests)
     return Timeline(
         attack=attack,
@@ -165,7 +168,10 @@ def _drawn(drawn: int, of: int) -> str:
 def _summary(requests: Sequence[Request]) -> str:
     """Return requests in words: how many, how they ended, how long they took."""
     endings = Counter(outcome(request) for request in requests)
-    parts = [f"{endings[name]:,} {words}" for name, words in OUTCOMES.items() if endings[name]]
+    words = {name: words for name, words in OUTCOMES.items() if name != "broken"}
+    parts = [f"{endings[name]:,} {words[name]}" for name in words if endings[name]]
+    ways = Counter(request.ended for request in requests if outcome(request) == "broken")
+    parts += [f"{count:,} {_BROKEN.get(way, way)}" for way, count in ways.items()]
     latencies = sorted(
         request.latency for request in requests if request.is_good and request.latency is not None
     )

@@ -4,9 +4,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from signal import Signals
 
 from stormproof.prove._audit import Finding, Report, Verdict
-from stormproof.prove._recording import Recording
+from stormproof.prove._recording import Exit, Recording
 
 VERDICTS: Mapping[Verdict, str] = {
     "fail": "FAIL",
@@ -192,6 +193,20 @@ def measured_line(finding: Finding) -> str:
 def docs_page(finding: Finding) -> str:
     """Return where the audit is explained."""
     return f"docs/audits/{finding.audit.id}.md"
+
+
+def exit_line(exit: Exit) -> str:
+    """Return how the server ended, as a sentence."""
+    if exit.is_killed:
+        return "It had to be killed."
+    if exit.code is None:
+        return "It left no exit code."
+    if exit.code >= 0:
+        return f"It left with exit code {exit.code}."
+    try:
+        return f"It was ended by {Signals(-exit.code).name}."
+    except ValueError:
+        return f"It was ended by signal {-exit.code}."
 
 
 def _cores(cores: object) -> str:
