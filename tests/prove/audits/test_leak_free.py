@@ -23,9 +23,17 @@ def judged(
     *events: AgentEvent,
     before: dict[str, Any] | None = None,
     requests: list[Request] | None = None,
+    filled: dict[str, Any] | None = None,
     name: str = "clients",
 ) -> Judgement:
-    facts = {"census-before": before or census(), "census-after": after}
+    before = before or census()
+    filled = filled or before
+    facts = {
+        "census-before": before,
+        "census-warm": filled,
+        "census-steady": filled,
+        "census-after": after,
+    }
     played = record(name, requests=requests or [request("others")], events=events, facts=facts)
     return AUDIT.judge(recording(played))
 
@@ -52,16 +60,33 @@ def test_connection_at_work_or_older_or_of_no_request_is_no_leak() -> None:
     assert judged(old, before=old).outcome == "pass"
 
 
-@pytest.mark.parametrize(("what", "few", "many"), [("tasks", 5, 20), ("fds", 16, 150)])
-def test_growth_up_to_the_allowance_passes(what: str, few: int, many: int) -> None:
-    before = census(tasks=0, fds=0)
-    for name, allowed in (("clients", few), ("overload", many)):
-        kept = census(**{"tasks": 0, "fds": 0, what: allowed})
-        assert judged(kept, before=before, name=name).outcome == "pass"
-        more = census(**{"tasks": 0, "fds": 0, what: allowed + 1})
-        judgement = judged(more, before=before, name=name)
-        assert judgement.outcome == "fail"
-        assert judgement.value == allowed + 1
+@pytest.mark.parametrize(
+    ("what", "name", "allowed"),
+    [
+        ("tasks", "clients", 5),
+        ("tasks", "overload", 20),
+        ("fds", "clients", 12),
+        ("fds", "baseline", 12),
+        ("fds", "overload", 250),
+        ("threads", "clients", 80),
+    ],
+)
+def test_growth_up_to_the_allowance_passes(what: str, name: str, allowed: int) -> None:
+    before = census(tasks=0, fds=0, threads=0)
+    for growth, outcome in ((allowed, "pass"), (allowed + 1, "fail")):
+        judgement = judged(before | {what: growth}, before=before, name=name)
+        assert judgement.outcome == outcome
+        assert judgement.value == (0 if outcome == "pass" else growth)
+
+
+def test_descriptors_that_pools_kept_of_a_burst_are_no_leak() -> None:
+    filled = census(fds=90)
+    assert judged(census(fds=95), filled=filled).outcome == "pass"
+    assert judged(census(fds=110), filled=filled).outcome == "fail"
+
+
+def test_tasks_that_a_burst_left_are_counted() -> None:
+    assert judged(census(tasks=90), filled=census(tasks=90)).outcome == "fail"
 
 
 def test_leaked_tasks_are_named() -> None:
