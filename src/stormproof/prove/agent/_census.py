@@ -59,5 +59,6 @@ class Census:
 def _names(loop: asyncio.AbstractEventLoop | None) -> list[str]:
     if loop is None:
         return []
-    coroutines = [task.get_coro() for task in asyncio.all_tasks(loop)]
+    tasks = [task for task in asyncio.all_tasks(loop) if task.get_name() != THREAD]
+    coroutines = [task.get_coro() for task in tasks]
     return [str(getattr(coro, "__qualname__", None) or type(coro).__name__) for coro in coroutines]

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ._arrival import CURRENT, Arrival, Scope
+from ._places import Places
 from ._routes import Routes
 from ._wire import Wire
 
@@ -30,12 +31,14 @@ class Requests:
     Attributes:
         loop: Of the app, once it has begun to serve.
         limiter: anyio's limiter of threads in that loop.
+        places: Which files are the app's.
         on_start: Called once in the loop, before the first call of the app.
         on_end: Called with each arrival when it has ended.
     """
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
+        self.places = Places()
         self.on_start: list[Callable[[], None]] = []
         self.on_end: list[Callable[[Arrival], None]] = []
         self.forked()
@@ -76,6 +79,7 @@ class Requests:
         if self._is_described or self.loop is None or self.routes is None:
             return
         self._is_described = True
+        self.places.belong(self.routes.endpoints())
         kind = type(self.loop)
         ready = {
             "loop": f"{kind.__module__}.{kind.__qualname__}",

@@ -52,6 +52,10 @@ class Routes:
         """Return all routes of the app and of the apps mounted in it."""
         return [fact for found in walk(self._app) for fact in _facts(found)]
 
+    def endpoints(self) -> list[Any]:
+        """Return the functions and apps behind all routes."""
+        return [_endpoint(found) for found in walk(self._app)]
+
     def _template(self, arrival: Arrival) -> str:
         scope = arrival.scope
         if scope is not None:
@@ -147,7 +151,7 @@ def _pattern(found: Found) -> re.Pattern[str]:
 
 
 def _facts(found: Found) -> Iterator[dict[str, Any]]:
-    endpoint = getattr(found.view, "endpoint", None) or getattr(found.view, "app", None)
+    endpoint = _endpoint(found)
     file, line = place_of(endpoint)
     is_socket = "WebSocket" in type(found.view).__name__
     is_async = is_coroutine_callable(endpoint)
@@ -163,6 +167,10 @@ def _facts(found: Found) -> Iterator[dict[str, Any]]:
     methods = ["WEBSOCKET"] if is_socket else sorted(getattr(found.view, "methods", None) or ())
     for method in methods or ["GET"]:
         yield {"method": method, **fact}
+
+
+def _endpoint(found: Found) -> Any:
+    return getattr(found.view, "endpoint", None) or getattr(found.view, "app", None)
 
 
 def _kind(found: Found, endpoint: Any) -> str:
