@@ -1,8 +1,7 @@
 """How busy processes are: the share of the time in which they ran, or waited for a core to run."""
 
-import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -13,7 +12,8 @@ class Busy:
 
     Waiting for a core counts: on a machine with other work a process that never waits for
     anything else gets only a part of a core, and its CPU seconds alone would not show that it
-    is the bottleneck. Threads of one process are added up, which the GIL keeps at about 1.
+    is the bottleneck. A process is as busy as its busiest thread (the event loop's), or as all
+    of them together while they run, where they share one interpreter lock.
 
     Args:
         pids: The processes, for instance the workers of a server.
@@ -21,22 +21,13 @@ class Busy:
 
     def __init__(self, pids: Iterable[int]) -> None:
         self._began_at = time.monotonic()
-        self._before = {pid: _seconds(pid) for pid in pids}
+        self._before = {pid: _threads(pid) for pid in pids}
 
     def share(self) -> float | None:
         """Return the share of the busiest process, 0 to 1."""
         took = max(time.monotonic() - self._began_at, 1e-9)
-        shares = [
-            (after - before) / took
-            for pid, before in self._before.items()
-            if before is not None and (after := _seconds(pid)) is not None
-        ]
-        return min(1.0, max(shares)) if shares else None
-
-
-def this_process() -> Busy:
-    """Return the counter of this process: the load generator."""
-    return Busy([os.getpid()])
+        busy = [_busy(before, _threads(pid)) for pid, before in self._before.items() if before]
+        return min(1.0, max(busy) / took) if busy else None
 
 
 def process_tree(pid: int) -> tuple[int, ...]:
@@ -51,13 +42,24 @@ def process_tree(pid: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _seconds(pid: int) -> float | None:
-    """Return the seconds that all threads of a process ran or waited to run; None: unknown."""
-    total = None
+def _busy(
+    before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]
+) -> float:
+    ran, longest = 0.0, 0.0
+    for thread, (ran_after, waited_after) in after.items():
+        ran_before, waited_before = before.get(thread, (0.0, 0.0))
+        ran += ran_after - ran_before
+        longest = max(longest, ran_after - ran_before + waited_after - waited_before)
+    return max(ran, longest)
+
+
+def _threads(pid: int) -> dict[str, tuple[float, float]]:
+    """Return for each thread the seconds that it ran and that it waited to run."""
+    found = {}
     for schedstat in (_PROC / str(pid) / "task").glob("*/schedstat"):
         try:
             ran, waited, _ = schedstat.read_text().split()
         except (OSError, ValueError):  # the thread has ended, or the kernel does not count
             continue
-        total = (total or 0.0) + (int(ran) + int(waited)) / 1e9
-    return total
+        found[schedstat.parent.name] = (int(ran) / 1e9, int(waited) / 1e9)
+    return found

@@ -85,13 +85,15 @@ AUDIT = Audit(
     fixes=(
         Fix(
             title="A probe that waits for nothing, with plain FastAPI",
-            before="""app = FastAPI(dependencies=[Depends(slot)])  # for every route, the probe included
+            before="""\
+app = FastAPI(dependencies=[Depends(slot)])  # for every route, the probe included
 
 @app.get("/livez")
 def livez():  # a def: it waits for a thread as well
     return {"status": "ok"}
 """,
-            after="""app = FastAPI()
+            after="""\
+app = FastAPI()
 work = APIRouter(dependencies=[Depends(slot)])
 
 @app.get("/livez")
@@ -103,9 +105,11 @@ app.include_router(work)
         ),
         Fix(
             title="Probes in front of the app and its middleware, with stormproof",
-            before="""app = FastAPI(dependencies=[Depends(slot)])
+            before="""\
+app = FastAPI(dependencies=[Depends(slot)])
 """,
-            after="""app = FastAPI(dependencies=[Depends(slot)])
+            after="""\
+app = FastAPI(dependencies=[Depends(slot)])
 stormproof.install(app)  # answers /livez and /readyz before the app is asked
 """,
         ),
