@@ -74,7 +74,7 @@ def test_second_request_of_one_route_is_told_apart(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_file_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(InvalidSetting, match="prove.toml") as raised:
+    with pytest.raises(InvalidSetting, match=r"prove\.toml") as raised:
         load_scenario(written(tmp_path, text))
     assert said in str(raised.value)
     assert "\n" not in str(raised.value).strip() or said == "is not valid TOML"

@@ -3,14 +3,16 @@
 import shlex
 from collections.abc import Iterable, Sequence
 
-from ._audit import Audit, Finding, Judgement, Report, Verdict, not_measured
+from ._audit import Audit, Finding, Judgement, Report, Verdict, not_applicable, not_measured
 from ._recording import Recording
 from .audits import AUDITS
 
 _ORDER: Sequence[Verdict] = ("fail", "should", "unstable", "pass", "n-a", "not-measured")
 
 
-def chosen(only: Iterable[str] = (), skip: Iterable[str] = ()) -> tuple[Audit, ...]:
+def chosen(
+    only: Iterable[str] = (), skip: Iterable[str] = (), *, audits: Sequence[Audit] = AUDITS
+) -> tuple[Audit, ...]:
     """Return the audits that are asked for; the ids have been checked."""
     wanted, left_out = frozenset(only), frozenset(skip)
     return tuple(
@@ -18,9 +20,15 @@ def chosen(only: Iterable[str] = (), skip: Iterable[str] = ()) -> tuple[Audit, .
     )
 
 
-def judge(recording: Recording, *, only: Iterable[str] = (), skip: Iterable[str] = ()) -> Report:
+def judge(
+    recording: Recording,
+    *,
+    only: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    audits: Sequence[Audit] = AUDITS,
+) -> Report:
     """Return what the audits find in a recording: a pure function, so it can be asked again."""
-    findings = [_found(audit, recording) for audit in chosen(only, skip)]
+    findings = [_found(audit, recording) for audit in chosen(only, skip, audits=audits)]
     findings.sort(key=lambda finding: (_ORDER.index(finding.verdict), -finding.audit.weight))
     return Report(
         recording=recording,
@@ -32,7 +40,7 @@ def judge(recording: Recording, *, only: Iterable[str] = (), skip: Iterable[str]
 
 def is_to_repeat(finding: Finding) -> bool:
     """Whether noise could have failed it, so that it has to fail again before it counts."""
-    return finding.audit.is_timed and finding.judgement.outcome == "fail" and finding.rounds > 0
+    return finding.audit.is_timed and finding.judgement.outcome == "fail"
 
 
 def _found(audit: Audit, recording: Recording) -> Finding:
@@ -62,10 +70,11 @@ def _found(audit: Audit, recording: Recording) -> Finding:
 def _judged(audit: Audit, recording: Recording) -> Judgement:
     if audit.needs_agent and not recording.has_agent:
         return not_measured("needs the agent inside the app, which was not there")
-    for name in audit.attacks:
-        attack = recording.attack(name)
-        if attack is not None and attack.problem and len(audit.attacks) == 1:
-            return not_measured(f"the attack {name} could not be run: {attack.problem}")
+    if len(audit.attacks) == 1 and (attack := recording.attack(audit.attacks[0])) is not None:
+        if attack.problem:
+            return not_measured(f"the attack {attack.name} could not be run: {attack.problem}")
+        if attack.unfit:
+            return not_applicable(attack.unfit)
     return audit.judge(recording)
 
 

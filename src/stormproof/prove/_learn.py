@@ -12,7 +12,7 @@ from ._attack import Scene
 from ._health import USUAL_PATHS, is_health, with_roles
 from ._openapi import routes_of
 from ._options import ProveOptions
-from ._recording import Route
+from ._recording import Route, RouteKind
 from ._scenario import load_scenario, merged, scenario_path
 from .load import Shot, StreamReader, ask
 
@@ -165,7 +165,7 @@ async def _probed(
         return replace(route, kind="broken", status=row.status)
     if not is_over:
         return replace(route, kind="endless", status=row.status)
-    kind = "stream" if is_event_stream else "plain"
+    kind: RouteKind = "stream" if is_event_stream else "plain"
     return replace(route, kind=kind, status=row.status, seconds=row.latency or 0.0)
 
 

@@ -47,9 +47,9 @@ async def play(
     """
     async with _scene(options, routes, zero) as scene:
         began_at = scene.ledger.now()
-        problem = attack.fits(scene)
+        problem, unfit = "", attack.fits(scene)
         probes: list[Probe] = []
-        if not problem:
+        if not unfit:
             await _warm_up(scene)
             problem, probes = await _watched(attack, scene)
         exit = await _ended(scene)
@@ -66,6 +66,7 @@ async def play(
             facts=dict(scene.facts),
             exit=exit,
             problem=problem,
+            unfit=unfit,
         )
     return record, scene
 

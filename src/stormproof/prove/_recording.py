@@ -165,7 +165,8 @@ class AttackRecord:
         marks: Named times, for instance `signal`, `fault-begun`, `fault-ended`.
         facts: What the attack knows and the series do not say; JSON values.
         exit: How the server ended.
-        problem: One sentence when the attack could not be run; audits are `not-measured` then.
+        problem: Why the attack could not be run, one sentence; audits are `not-measured` then.
+        unfit: Why there was nothing for it to do in this app; audits are `n-a` then.
     """
 
     name: str
@@ -180,6 +181,7 @@ class AttackRecord:
     facts: Mapping[str, Any] = field(default_factory=dict)
     exit: Exit | None = None
     problem: str = ""
+    unfit: str = ""
 
     def of_group(self, *groups: str) -> tuple[Request, ...]:
         """Return the requests of these groups."""
@@ -239,5 +241,5 @@ class Recording:
         """Yield the last round of each of these attacks (default: of all) that could be run."""
         for name in names or dict.fromkeys(attack.name for attack in self.attacks):
             found = self.attack(name)
-            if found is not None and not found.problem:
+            if found is not None and not found.problem and not found.unfit:
                 yield found

@@ -168,7 +168,10 @@ async def test_kept_connection_carries_several_requests_and_sees_its_end() -> No
             writer.write(OK)
         await end.wait()
 
-    async with scripted_server(script) as port, KeptConnection(port, ledger=ledger) as kept:
+    async with (
+        scripted_server(script) as port,
+        KeptConnection(port, ledger=ledger, group="g") as kept,
+    ):
         rows = [await kept.ask(GET, timeout=5.0, group="g") for _ in range(2)]
         assert not kept.is_closed_by_server
         assert not await kept.wait_closed(0.01)
@@ -191,7 +194,10 @@ async def test_request_on_a_connection_that_is_reset_under_it_is_a_reused_reset(
         await read_request(reader)
         reset(writer)
 
-    async with scripted_server(script) as port, KeptConnection(port, ledger=ledger) as kept:
+    async with (
+        scripted_server(script) as port,
+        KeptConnection(port, ledger=ledger, group="g") as kept,
+    ):
         await kept.ask(GET, timeout=5.0, group="g")
         row = await kept.ask(GET, timeout=5.0, group="g")
     assert (row.ended, row.is_reused) == ("reset", True)
@@ -202,7 +208,7 @@ async def test_connection_that_says_close_is_closed_by_the_server() -> None:
     answer = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     async with (
         scripted_server(says(answer, then="stay")) as port,
-        KeptConnection(port, ledger=new_ledger()) as kept,
+        KeptConnection(port, ledger=new_ledger(), group="g") as kept,
     ):
         row = await kept.ask(GET, timeout=5.0, group="g")
         assert row.headers["connection"] == "close"
@@ -212,7 +218,7 @@ async def test_connection_that_says_close_is_closed_by_the_server() -> None:
 async def test_timed_out_request_takes_its_connection_with_it() -> None:
     async with (
         scripted_server(serve_nothing) as port,
-        KeptConnection(port, ledger=new_ledger()) as kept,
+        KeptConnection(port, ledger=new_ledger(), group="g") as kept,
     ):
         row = await kept.ask(GET, timeout=0.05, group="g")
         await until(lambda: kept.closed_at is not None)

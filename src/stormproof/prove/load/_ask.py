@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from types import TracebackType
 
-from stormproof.prove._recording import Request
+from stormproof.prove._recording import Ended, Request
 
 from ._answer import Sink
 from ._connection import Connection, connect, refusal
@@ -65,9 +65,10 @@ class KeptConnection:
         number: Of the connection, as in the ledger.
     """
 
-    def __init__(self, port: int, *, ledger: Ledger, timeout: float = 5.0) -> None:
+    def __init__(self, port: int, *, ledger: Ledger, group: str, timeout: float = 5.0) -> None:
         self._port = port
         self._ledger = ledger
+        self._group = group
         self._timeout = timeout
         self._connection: Connection | None = None
 
@@ -110,7 +111,7 @@ class KeptConnection:
         shot: Shot,
         *,
         timeout: float,
-        group: str,
+        group: str | None = None,
         on_first_byte: Callable[[], object] | None = None,
         on_body: Sink | None = None,
     ) -> Request:
@@ -124,7 +125,7 @@ class KeptConnection:
         exchange = Exchange(
             self._ledger,
             shot,
-            group=group,
+            group=group or self._group,
             intended_at=self._ledger.now(),
             timeout=timeout,
             on_first_byte=on_first_byte,
@@ -164,8 +165,13 @@ async def opened_for(
     return None
 
 
-async def ended(exchange: Exchange, connection: Connection) -> None:
-    """Wait for the exchange's end, at most until its deadline; cancelled, it ends as `left`."""
+async def ended(
+    exchange: Exchange, connection: Connection, *, otherwise: Ended = "timeout"
+) -> None:
+    """Wait for the exchange's end, at most until its deadline; then it ends `otherwise`.
+
+    Cancelled, it ends as `left`.
+    """
     if exchange.row is not None:
         return
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -181,7 +187,7 @@ async def ended(exchange: Exchange, connection: Connection) -> None:
         connection.end("left")
         raise
     if exchange.row is None:
-        connection.end("timeout")
+        connection.end(otherwise)
 
 
 async def closed(connection: Connection) -> None:

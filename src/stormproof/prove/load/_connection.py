@@ -90,8 +90,12 @@ class Connection(asyncio.Protocol):
         """Stop reading: only the kernel's buffers take more."""
         self._transport.pause_reading()
 
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
+
     def is_still_established(self) -> bool:
-        """Return whether the kernel knows of no end yet; it sees a reset behind unread bytes."""
+        """Return whether the kernel knows of no end; it sees a reset before the bytes are read."""
         if self.closed_at is not None:
             return False
         with suppress(OSError, AttributeError):

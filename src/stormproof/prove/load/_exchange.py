@@ -16,6 +16,7 @@ class Exchange:
 
     Attributes:
         deadline: When its client gives up, in the recording's time.
+        remark: Asked for the row's note at the end; it is given how it ended.
         row: The row, from the end on.
         abandon: Ends it early, with its connection; None until it has one.
         dispatched_at: When the generator took it in hand: sent it, or connected for it.
@@ -35,6 +36,7 @@ class Exchange:
         "ledger",
         "on_end",
         "on_first_byte",
+        "remark",
         "row",
         "sent_at",
         "shot",
@@ -68,6 +70,7 @@ class Exchange:
         self.dispatched_at: float | None = None
         self.connection = 0
         self.is_reused = False
+        self.remark: Callable[[Ended], str] | None = None
         self.row: Request | None = None
 
     def end(self, ended: Ended, *, answer: AnswerParser | None = None, note: str = "") -> None:
@@ -88,7 +91,7 @@ class Exchange:
             connection=self.connection,
             is_reused=self.is_reused,
             headers=answer.headers if answer else _NONE,
-            note=note,
+            note=note if self.remark is None else self.remark(ended),
         )
         self.ledger.rows.append(self.row)
         if self.on_end is not None:
