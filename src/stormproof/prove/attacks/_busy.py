@@ -2,13 +2,27 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What the busiest process of some did, as shares of the time.
+
+    Attributes:
+        ran: It ran, on any core; all its threads added up.
+        busy: It ran, or could have run had a core been free: 1 where it waits for nothing else.
+    """
+
+    ran: float
+    busy: float
+
+
 class Busy:
-    """Counts from when it is made; Linux only, elsewhere `share` is None.
+    """Counts from when it is made; Linux only, elsewhere `use` is None.
 
     Waiting for a core counts: on a machine with other work a process that never waits for
     anything else gets only a part of a core, and its CPU seconds alone would not show that it
@@ -23,11 +37,11 @@ class Busy:
         self._began_at = time.monotonic()
         self._before = {pid: _threads(pid) for pid in pids}
 
-    def share(self) -> float | None:
-        """Return the share of the busiest process, 0 to 1."""
+    def use(self) -> Use | None:
+        """Return what the busiest process has done since."""
         took = max(time.monotonic() - self._began_at, 1e-9)
-        busy = [_busy(before, _threads(pid)) for pid, before in self._before.items() if before]
-        return min(1.0, max(busy) / took) if busy else None
+        uses = [_use(before, _threads(pid), took) for pid, before in self._before.items() if before]
+        return max(uses, key=lambda use: use.busy, default=None)
 
 
 def process_tree(pid: int) -> tuple[int, ...]:
@@ -42,15 +56,17 @@ def process_tree(pid: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _busy(
-    before: Mapping[str, tuple[float, float]], after: Mapping[str, tuple[float, float]]
-) -> float:
-    ran, longest = 0.0, 0.0
+def _use(
+    before: Mapping[str, tuple[float, float]],
+    after: Mapping[str, tuple[float, float]],
+    took: float,
+) -> Use:
+    ran = longest = 0.0
     for thread, (ran_after, waited_after) in after.items():
         ran_before, waited_before = before.get(thread, (0.0, 0.0))
         ran += ran_after - ran_before
         longest = max(longest, ran_after - ran_before + waited_after - waited_before)
-    return max(ran, longest)
+    return Use(ran=ran / took, busy=min(1.0, max(ran, longest) / took))
 
 
 def _threads(pid: int) -> dict[str, tuple[float, float]]:

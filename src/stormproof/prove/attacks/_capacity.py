@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import linear_regression
 
 from stormproof.prove._attack import Scene
@@ -10,7 +10,7 @@ from stormproof.prove._overload import LimitedBy
 from stormproof.prove._recording import Request, Route
 from stormproof.prove.load import Shot, closed_loop
 
-from ._busy import Busy, process_tree
+from ._busy import Busy, Use, process_tree
 
 _CALLERS = (16, 64, 192)
 _TIMEOUT = 2.0
@@ -20,10 +20,17 @@ _LONGEST_QUEUE = 0.8
 _FILLED = 0.7
 """Of what so many callers would have had without a queue; below it they are enough."""
 
+_GAIN = 1.3
+"""Times the answers that three or four times the callers have at least, unless they queue."""
+
 _LEAST_ANSWER_TIMES = 6
 """Answer times a step lasts at least: slots come free in bursts, one for each answer time."""
 
 _BUSY = 0.85
+_RAN = 0.45
+"""A process that ran less is not what limits, however long it waited for a core: on a crowded
+machine one that has little to do waits for each little."""
+
 _GENERATOR_BUSY = 0.8
 _FEW_BAD = 0.1
 
@@ -36,7 +43,7 @@ class Capacity:
         route: The route.
         rate: Good answers per second.
         callers: How many asked, one request after another.
-        busy: Share of the time the server's busiest process ran or waited for a core.
+        use: What the server's busiest process did meanwhile.
         is_filled: Whether more callers would only have waited longer.
         is_generator_busy: Whether the load generator did not ask faster.
     """
@@ -44,14 +51,15 @@ class Capacity:
     route: Route
     rate: float
     callers: int
-    busy: float
+    use: Use
     is_filled: bool
     is_generator_busy: bool
 
     @property
     def limited_by(self) -> LimitedBy:
         """What limits it."""
-        return "cpu" if self.busy >= _BUSY else "waiting"
+        is_cpu = self.use.busy >= _BUSY and self.use.ran >= _RAN
+        return "cpu" if is_cpu else "waiting"
 
 
 async def capacity_of(scene: Scene, route: Route, *, seconds: float) -> Capacity:
@@ -68,8 +76,8 @@ async def capacity_of(scene: Scene, route: Route, *, seconds: float) -> Capacity
         if is_enough or callers > _LONGEST_QUEUE * best.rate:
             break
         step = await _step(scene, route, callers, seconds)
-        if step.rate < best.rate:
-            break
+        if step.rate < _GAIN * best.rate:
+            return replace(max(best, step, key=lambda each: each.rate), is_filled=True)
         best = step
     return best
 
@@ -99,7 +107,7 @@ async def _step(scene: Scene, route: Route, callers: int, seconds: float) -> Cap
         route=route,
         rate=rate,
         callers=callers,
-        busy=_known(server.share(), scene, began_at),
+        use=server.use() or _sampled(scene, began_at),
         is_filled=is_refusing or rate * route.seconds < _FILLED * callers,
         is_generator_busy=generator_share >= _GENERATOR_BUSY,
     )
@@ -122,12 +130,11 @@ def answer_rate(rows: Sequence[Request], *, began_at: float, seconds: float) -> 
     return linear_regression(ends, range(len(ends))).slope
 
 
-def _known(share: float | None, scene: Scene, began_at: float) -> float:
-    """Return the share, or where the system does not count it, that of the CPU seconds."""
-    if share is not None:
-        return share
+def _sampled(scene: Scene, began_at: float) -> Use:
+    """Return what the samples say, where the system does not count the waiting."""
     samples = [sample for sample in scene.target.samples if sample.at >= began_at]
     if len(samples) < 2:
-        return 0.0
+        return Use(ran=0.0, busy=0.0)
     took = samples[-1].at - samples[0].at
-    return (samples[-1].cpu_seconds - samples[0].cpu_seconds) / max(took, 1e-9)
+    ran = (samples[-1].cpu_seconds - samples[0].cpu_seconds) / max(took, 1e-9)
+    return Use(ran=ran, busy=ran)

@@ -20,6 +20,7 @@ from stormproof.prove._recording import Route
 from stormproof.prove.load import LoadReport, Shot, open_loop
 
 from ._capacity import Capacity, capacity_of
+from ._lag import watched_lag
 
 _TIMES = 2.5
 _CANDIDATES = 4
@@ -50,7 +51,7 @@ async def _run(scene: Scene) -> None:
         if _is_narrow(measured[-1]):
             break
     scene.facts["capacities"] = {
-        each.route.id: {"rate": each.rate, "callers": each.callers, "busy": each.busy}
+        each.route.id: {"rate": each.rate, "callers": each.callers, **asdict(each.use)}
         for each in measured
     }
     target = _narrowest(measured)
@@ -99,17 +100,18 @@ async def _overload(scene: Scene, target: Capacity) -> None:
     before = p90([row.latency or 0.0 for row in scene.ledger.rows if row.group == "before"])
     begun_at = scene.mark(BEGUN)
     seconds = max(3.5, 5.0 * scene.scale)
-    report = await _asked(scene, target, _TIMES, seconds=seconds, group="overload")
+    with watched_lag() as lag:
+        report = await _asked(scene, target, _TIMES, seconds=seconds, group="overload")
     ended_at = scene.marks[ENDED] = begun_at + seconds
     overload = Overload(
         route=target.route.id,
         capacity=target.rate,
         callers=target.callers,
         limited_by=target.limited_by,
-        busy=target.busy,
+        busy=target.use.busy,
         offered=report.wanted_rate,
         sent=report.sent_rate,
-        late=report.late_p99,
+        late=lag.p99,
         before=before,
     )
     scene.facts[FACT] = asdict(overload)
@@ -117,14 +119,13 @@ async def _overload(scene: Scene, target: Capacity) -> None:
 
 
 async def _until_recovered(scene: Scene, target: Capacity, ended_at: float, limit: float) -> None:
-    late = 0.0
-    while scene.ledger.now() < ended_at + _WATCHED:
-        report = await _asked(scene, target, _AFTERWARDS, seconds=1.2, group="after")
-        late = max(late, report.late_p99)
-        rows = [row for row in scene.ledger.rows if row.group == "after"]
-        if recovered_after(rows, ended_at=ended_at, limit=limit) is not None:
-            break
-    scene.facts["late-after"] = late
+    with watched_lag() as lag:
+        while scene.ledger.now() < ended_at + _WATCHED:
+            await _asked(scene, target, _AFTERWARDS, seconds=1.2, group="after")
+            rows = [row for row in scene.ledger.rows if row.group == "after"]
+            if recovered_after(rows, ended_at=ended_at, limit=limit) is not None:
+                break
+    scene.facts["late-after"] = lag.p99
 
 
 async def _asked(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from statistics import median
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_applicable, not_measured
-from stormproof.prove._overload import PATIENCE, overloaded
+from stormproof.prove._overload import CPU_WORDS, PATIENCE, overloaded
 from stormproof.prove._recording import Recording, Request
 
 LIMIT = 0.95
@@ -23,9 +23,7 @@ def _judge(recording: Recording) -> Judgement:
         return found
     record, overload = found
     if overload.limited_by == "cpu":
-        return not_applicable(
-            f"only the CPU limits {overload.route}, and a refusal needs it as an answer does"
-        )
+        return not_applicable(f"{overload.words}: {CPU_WORDS}")
     came = [each for each in record.of_group("overload") if each.ended != "unsent"]
     unserved = [request for request in came if not request.is_good]
     if len(unserved) <= _FEW * len(came):

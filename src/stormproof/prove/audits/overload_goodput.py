@@ -1,8 +1,9 @@
 """overload-goodput: with more requests than it can do, the app still does what it can."""
 
-from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_measured
+from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable, not_measured
 from stormproof.prove._overload import (
     BEGUN,
+    CPU_WORDS,
     ENDED,
     FILLED,
     LEAST_OVERLOAD,
@@ -13,12 +14,7 @@ from stormproof.prove._overload import (
 from stormproof.prove._recording import AttackRecord, Recording, Request
 
 LIMIT = 0.8
-"""Of the capacity, answered in time, where callers wait for something."""
-
-CPU_LIMIT = 0.4
-"""The same where the CPU is what limits: there a client that gives up costs as much CPU as one
-that is answered, and the load generator takes its share of the machine. Measured on uvicorn:
-0.5 to 1.0; a collapse is below 0.1."""
+"""Of the capacity, answered in time."""
 
 _STEP = 0.5
 
@@ -33,20 +29,23 @@ def _judge(recording: Recording) -> Judgement:
         return not_measured("the overload ended before a queue could have filled")
     answered = _answered(record, begun, ended)
     goodput = len(answered) / (ended - begun) / overload.capacity
-    limit = LIMIT if overload.limited_by == "waiting" else CPU_LIMIT
-    is_good = goodput >= limit
+    words = (
+        f"{overload.words}: {_share(goodput)} of the capacity was answered within "
+        f"{PATIENCE:.0f} s ({len(answered)} answers in {ended - begun:.1f} s)"
+    )
+    if overload.limited_by == "cpu":
+        return not_applicable(f"{words}; {CPU_WORDS}")
+    is_good = goodput >= LIMIT
     if is_good and overload.sent < LEAST_OVERLOAD * overload.capacity:
         return not_measured(_bottleneck(overload))
     if not is_good and overload.is_generator_late:
         return not_measured(_bottleneck(overload))
     return Judgement(
         outcome="pass" if is_good else "fail",
-        display=f"{overload.words}: {_share(goodput)} of the capacity was answered within "
-        f"{PATIENCE:.0f} s ({len(answered)} answers in {ended - begun:.1f} s)"
-        + (", with all of its CPU in use" if overload.limited_by == "cpu" else ""),
+        display=words,
         value=goodput,
         unit="of capacity",
-        limit=limit,
+        limit=LIMIT,
         losses=() if is_good else _losses(record, begun),
         series=(_series(record, overload),),
         routes=(overload.route,),

@@ -1,7 +1,7 @@
 """overload-liveness: the platform's liveness probe is answered while the app is overloaded."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable, not_measured
-from stormproof.prove._overload import BEGUN, ENDED, overloaded
+from stormproof.prove._overload import BEGUN, CPU_WORDS, ENDED, overloaded
 from stormproof.prove._recording import Probe, Recording
 
 LIMIT = 0.2
@@ -29,11 +29,15 @@ def _judge(recording: Recording) -> Judgement:
         return not_measured("the liveness probe was not asked during the overload")
     share = _missed(probes, ended) / (ended - probes[0].at)
     bad = [probe for probe in probes if _is_bad(probe) or probe.seconds > SECONDS]
+    words = (
+        f"{live.id}: {len(bad)} of {len(probes)} probes took more than {SECONDS:.0f} s or were not "
+        f"2xx, the slowest {max(probe.seconds for probe in probes):.2f} s; {overload.words}"
+    )
+    if overload.limited_by == "cpu" and not any(_is_bad(probe) for probe in bad):
+        return not_applicable(f"{words}: {CPU_WORDS}")
     return Judgement(
         outcome="pass" if share <= LIMIT else "fail",
-        display=f"{live.id}: {len(bad)} of {len(probes)} probes took more than {SECONDS:.0f} s or "
-        f"were not 2xx, the slowest {max(probe.seconds for probe in probes):.2f} s; "
-        f"{overload.words}",
+        display=words,
         value=share,
         unit="of the overload",
         limit=LIMIT,

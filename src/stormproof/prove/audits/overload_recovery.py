@@ -1,7 +1,8 @@
 """overload-recovery: when the peak is over, the app is soon as quick as before it."""
 
-from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_measured
+from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable, not_measured
 from stormproof.prove._overload import (
+    CPU_WORDS,
     ENDED,
     PATIENCE,
     RECOVERY_STEP,
@@ -30,14 +31,16 @@ def _judge(recording: Recording) -> Judgement:
     ended = record.marks[ENDED]
     limit = recovery_limit(overload.before)
     seconds = recovered_after(after, ended_at=ended, limit=limit)
+    words = _display(overload, after, seconds, ended, limit)
+    if overload.limited_by == "cpu":
+        return not_applicable(f"{words}; {CPU_WORDS}")
     is_good = seconds is not None and seconds <= LIMIT
     return Judgement(
         outcome="pass" if is_good else "fail",
-        display=_display(overload, after, seconds, ended, limit),
+        display=words,
         value=seconds,
         unit="s",
         limit=LIMIT,
-        blame="server" if overload.limited_by == "cpu" else "app",
         losses=() if is_good else _losses(after, limit),
         series=(_series(record, overload),),
         routes=(overload.route,),
@@ -120,11 +123,6 @@ async def query():
     finally:
         slots.release()
 """,
-        ),
-        Fix(
-            title="Where only the CPU limits: a short accept queue, with uvicorn",
-            before="uvicorn app:app",
-            after="uvicorn app:app --backlog 64",
         ),
         Fix(
             title="A limiter, with stormproof",
