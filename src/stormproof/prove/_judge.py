@@ -16,7 +16,7 @@ def chosen(
     """Return the audits that are asked for; the ids have been checked."""
     wanted, left_out = frozenset(only), frozenset(skip)
     return tuple(
-        audit for audit in AUDITS if (not wanted or audit.id in wanted) and audit.id not in left_out
+        audit for audit in audits if (not wanted or audit.id in wanted) and audit.id not in left_out
     )
 
 

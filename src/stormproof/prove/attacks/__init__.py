@@ -2,8 +2,22 @@
 
 from stormproof.prove._attack import Attack
 
-from . import baseline
+from . import (
+    baseline,
+    commit,
+    dependencies,
+    drain,
+    drain_streams,
+    health,
+)
 
-ATTACKS: tuple[Attack, ...] = (baseline.ATTACK,)
+ATTACKS: tuple[Attack, ...] = (
+    baseline.ATTACK,
+    drain.ATTACK,
+    drain_streams.ATTACK,
+    commit.ATTACK,
+    health.ATTACK,
+    dependencies.ATTACK,
+)
 
 __all__ = ("ATTACKS",)

@@ -2,6 +2,40 @@
 
 from stormproof.prove._audit import Audit
 
-AUDITS: tuple[Audit, ...] = ()
+from . import (
+    commit_before_ack,
+    dep_blackhole,
+    dep_down,
+    dep_recovery,
+    dep_slow_isolation,
+    drain_background,
+    drain_budget,
+    drain_in_flight,
+    drain_keepalive,
+    drain_late_arrivals,
+    drain_streams,
+    health_truth,
+    pool_hold,
+    retry_amplification,
+    upstream_reuse,
+)
+
+AUDITS: tuple[Audit, ...] = (
+    drain_in_flight.AUDIT,
+    drain_late_arrivals.AUDIT,
+    drain_keepalive.AUDIT,
+    drain_streams.AUDIT,
+    drain_budget.AUDIT,
+    drain_background.AUDIT,
+    commit_before_ack.AUDIT,
+    dep_down.AUDIT,
+    dep_slow_isolation.AUDIT,
+    dep_blackhole.AUDIT,
+    dep_recovery.AUDIT,
+    retry_amplification.AUDIT,
+    upstream_reuse.AUDIT,
+    pool_hold.AUDIT,
+    health_truth.AUDIT,
+)
 
 __all__ = ("AUDITS",)
