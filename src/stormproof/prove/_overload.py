@@ -57,6 +57,7 @@ class Overload:
         offered: Requests per second the overload wanted to send.
         sent: Requests per second it sent.
         late: 99th percentile of how late the generator's own timers were, seconds.
+        starved: Share of the overload in which the server's busiest process waited for a core.
         before: 90th percentile of the answer time before it, at the rate of the recovery, seconds.
     """
 
@@ -68,6 +69,7 @@ class Overload:
     offered: float
     sent: float
     late: float
+    starved: float
     before: float
 
     @classmethod

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stormproof.prove._attack import Scene
+
 _PROC = Path("/proc")
 
 
@@ -44,16 +46,18 @@ class Busy:
         return max(uses, key=lambda use: use.busy, default=None)
 
 
-def process_tree(pid: int) -> tuple[int, ...]:
-    """Return a process and its descendants."""
-    found = [pid]
+def server_pids(scene: Scene) -> frozenset[int]:
+    """Return the server's processes: those with the agent inside, or all of the tree."""
+    if scene.agent is not None and scene.agent.pids:
+        return scene.agent.pids
+    found = [scene.target.pid]
     for parent in found:
         for children in (_PROC / str(parent) / "task").glob("*/children"):
             try:
                 found += [int(child) for child in children.read_text().split()]
             except OSError:
                 continue
-    return tuple(dict.fromkeys(found))
+    return frozenset(found)
 
 
 def _use(

@@ -10,7 +10,7 @@ from stormproof.prove._overload import LimitedBy
 from stormproof.prove._recording import Request, Route
 from stormproof.prove.load import Shot, closed_loop
 
-from ._busy import Busy, Use, process_tree
+from ._busy import Busy, Use, server_pids
 
 _CALLERS = (16, 64, 192)
 _TIMEOUT = 2.0
@@ -84,11 +84,10 @@ async def capacity_of(scene: Scene, route: Route, *, seconds: float) -> Capacity
 
 async def _step(scene: Scene, route: Route, callers: int, seconds: float) -> Capacity:
     seconds = max(seconds, _LEAST_ANSWER_TIMES * route.seconds)
-    pids = scene.agent.pids if scene.agent is not None else process_tree(scene.target.pid)
     group = "capacity"
     first = len(scene.ledger.rows)
     began_at = scene.ledger.now()
-    server, generator_before = Busy(pids), time.process_time()
+    server, generator_before = Busy(server_pids(scene)), time.process_time()
     await closed_loop(
         scene.port,
         [Shot.of(route)],

@@ -19,6 +19,7 @@ from stormproof.prove._overload import (
 from stormproof.prove._recording import Route
 from stormproof.prove.load import LoadReport, Shot, open_loop
 
+from ._busy import Busy, server_pids
 from ._capacity import Capacity, capacity_of
 from ._lag import watched_lag
 
@@ -100,8 +101,10 @@ async def _overload(scene: Scene, target: Capacity) -> None:
     before = p90([row.latency or 0.0 for row in scene.ledger.rows if row.group == "before"])
     begun_at = scene.mark(BEGUN)
     seconds = max(3.5, 5.0 * scene.scale)
+    server = Busy(server_pids(scene))
     with watched_lag() as lag:
         report = await _asked(scene, target, _TIMES, seconds=seconds, group="overload")
+    use = server.use()
     ended_at = scene.marks[ENDED] = begun_at + seconds
     overload = Overload(
         route=target.route.id,
@@ -112,6 +115,7 @@ async def _overload(scene: Scene, target: Capacity) -> None:
         offered=report.wanted_rate,
         sent=report.sent_rate,
         late=lag.p99,
+        starved=0.0 if use is None else use.busy - min(use.ran, use.busy),
         before=before,
     )
     scene.facts[FACT] = asdict(overload)
