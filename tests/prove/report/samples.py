@@ -1,8 +1,9 @@
-"""Reports to render: a failing one in the shape of the seed, a passing one, a hostile, a big one."""
+"""Reports to render: a failing one in the shape of the seed, a passing, a hostile, a big one."""
 
 import random
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from stormproof.prove._audit import Audit, Finding, Fix, Judgement, Report, Series, Verdict
@@ -22,12 +23,12 @@ HOSTILE = "<script>document.title='owned'</script>\x1b[31m]]>\x00\x07\u202e&|`</
 
 LOST_WORK = Fix(
     title="Finish the work before the process ends (plain FastAPI)",
-    before='''@app.post("/send-email")
+    before="""@app.post("/send-email")
 async def send_email(email: str) -> dict[str, str]:
     asyncio.create_task(email_service.send(email))
     return {"status": "queued"}
-''',
-    after='''sending: set[asyncio.Task[None]] = set()
+""",
+    after="""sending: set[asyncio.Task[None]] = set()
 
 @app.post("/send-email")
 async def send_email(email: str) -> dict[str, str]:
@@ -41,7 +42,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     if sending:
         await asyncio.wait(sending, timeout=20)
-''',
+""",
 )
 LOST_WORK_OURS = Fix(
     title="Let stormproof keep it",
@@ -482,6 +483,7 @@ def silent_report() -> Report:
     )
 
 
+@cache
 def big_report() -> Report:
     """Return a report with 100,000 requests in one attack."""
     dice = random.Random(3)

@@ -4,17 +4,21 @@ from stormproof.prove._attack import Attack
 
 from . import (
     baseline,
+    clients,
     commit,
     dependencies,
     drain,
     drain_streams,
     health,
+    patience,
 )
 
 ATTACKS: tuple[Attack, ...] = (
     baseline.ATTACK,
+    patience.ATTACK,
     drain.ATTACK,
     drain_streams.ATTACK,
+    clients.ATTACK,
     commit.ATTACK,
     health.ATTACK,
     dependencies.ATTACK,

@@ -126,12 +126,12 @@ async def _kept_connections(scene: Scene) -> AsyncIterator[list[tuple[KeptConnec
     shot = Shot.of(route)
     async with AsyncExitStack() as stack:
         idle = [
-            await stack.enter_async_context(KeptConnection(scene.port, ledger=scene.ledger))
+            await stack.enter_async_context(
+                KeptConnection(scene.port, ledger=scene.ledger, group="kept")
+            )
             for _ in range(_KEPT)
         ]
-        await asyncio.gather(
-            *(each.ask(shot, timeout=patience(scene), group="kept") for each in idle)
-        )
+        await asyncio.gather(*(each.ask(shot, timeout=patience(scene)) for each in idle))
         yield [(each, shot) for each in idle if each.closed_at is None]
 
 
@@ -154,7 +154,7 @@ async def _use(scene: Scene, connection: KeptConnection, shot: Shot, at: float) 
         scene.ledger.rows.append(_unsent(scene, shot, decided_at, closed_at))
         return
     await asyncio.sleep(_TRIP)
-    await connection.ask(shot, timeout=patience(scene), group="kept")
+    await connection.ask(shot, timeout=patience(scene))
 
 
 def _unsent(scene: Scene, shot: Shot, at: float, closed_at: float) -> Request:

@@ -8,6 +8,7 @@ from . import (
     dep_down,
     dep_recovery,
     dep_slow_isolation,
+    disconnect_cancels,
     drain_background,
     drain_budget,
     drain_in_flight,
@@ -15,8 +16,14 @@ from . import (
     drain_late_arrivals,
     drain_streams,
     health_truth,
+    leak_free,
+    loop_blocking,
     pool_hold,
     retry_amplification,
+    slow_reader,
+    slow_sender,
+    stream_heartbeat,
+    task_hygiene,
     upstream_reuse,
 )
 
@@ -27,6 +34,12 @@ AUDITS: tuple[Audit, ...] = (
     drain_streams.AUDIT,
     drain_budget.AUDIT,
     drain_background.AUDIT,
+    loop_blocking.AUDIT,
+    task_hygiene.AUDIT,
+    disconnect_cancels.AUDIT,
+    slow_reader.AUDIT,
+    slow_sender.AUDIT,
+    leak_free.AUDIT,
     commit_before_ack.AUDIT,
     dep_down.AUDIT,
     dep_slow_isolation.AUDIT,
@@ -35,6 +48,7 @@ AUDITS: tuple[Audit, ...] = (
     retry_amplification.AUDIT,
     upstream_reuse.AUDIT,
     pool_hold.AUDIT,
+    stream_heartbeat.AUDIT,
     health_truth.AUDIT,
 )
 

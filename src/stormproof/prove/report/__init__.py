@@ -8,6 +8,7 @@ from ._junit import as_junit as as_junit
 from ._markdown import as_markdown as as_markdown
 from ._terminal import as_text as as_text
 from ._words import exit_code as exit_code
+from ._words import one_line as one_line
 
 __all__ = (
     "as_html",
@@ -17,5 +18,6 @@ __all__ = (
     "as_text",
     "check_writable",
     "exit_code",
+    "one_line",
     "write_whole",
 )

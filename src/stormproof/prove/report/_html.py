@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -65,10 +66,11 @@ def as_html(report: Report) -> str:
     timelines = [timeline(attack, _anchor(attack, recording)) for attack in recording.attacks]
     script = _text("script.js")
     page = _environment().get_template("page.html.jinja")
-    return page.render(
+    text = page.render(
         report=report,
         recording=recording,
         headline=words.headline(report),
+        left_over=words.left_over(report),
         sections=_sections(report, timelines),
         counts=words.counts(report),
         score=words.score_line(report),
@@ -78,6 +80,7 @@ def as_html(report: Report) -> str:
         script=Markup(script),
         script_hash=_hash(script),
     )
+    return f"{text}\n"
 
 
 def _environment() -> Environment:
@@ -154,9 +157,10 @@ def _sections(
 
 def _entry(finding: Finding, recording: Recording, timelines: Sequence[Timeline]) -> _Entry:
     judgement = finding.judgement
+    value, limit = judgement.value, judgement.limit
     bar = None
-    if judgement.value is not None and judgement.limit is not None:
-        bar = scaled(judgement.value, judgement.limit)
+    if value is not None and limit and math.isfinite(value) and math.isfinite(limit):
+        bar = scaled(value, limit)
     return _Entry(
         finding=finding,
         word=words.VERDICTS[finding.verdict],

@@ -11,6 +11,7 @@ from ._words import (
     docs_page,
     duration,
     headline,
+    left_over,
     machine_line,
     measured_line,
     one_line,
@@ -51,6 +52,8 @@ class _Page:
         for verdict, text in headline(report):
             word = VERDICTS[verdict].upper()
             yield from self._hanging(self._painted(word, _COLOURS[verdict]), len(word) + 2, text)
+        if more := left_over(report):
+            yield from self._wrapped(more, " " * 6, " " * 6)
 
     def table(self, report: Report) -> Iterator[str]:
         words = max((len(VERDICTS[found.verdict]) for found in report.findings), default=0)
@@ -87,8 +90,8 @@ class _Page:
         recording = report.recording
         for note in report.notes:
             yield from self._labelled("note", one_line(note), indent=0)
-        score = score_line(report)
-        yield from self._hanging(self._painted(score, "1"), len(score) + 2, tally(report))
+        lines = self._wrapped(f"{score_line(report)}: {tally(report)}", "", "")
+        yield from (self._painted(line, "1") for line in lines)
         about = [
             one_line(recording.app),
             one_line(recording.server),

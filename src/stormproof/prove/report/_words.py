@@ -90,17 +90,24 @@ def tally_word(verdict: Verdict) -> str:
     return _TALLY[verdict]
 
 
-def headline(report: Report, *, most: int = 3) -> list[tuple[Verdict, str]]:
+HEADLINES = 3
+
+
+def headline(report: Report, *, most: int = HEADLINES) -> list[tuple[Verdict, str]]:
     """Return the first lines: the worst in words a tired person understands."""
     failed = report.failed
     lines: list[tuple[Verdict, str]] = [
         ("fail", one_line(finding.judgement.display)) for finding in failed[:most]
     ]
-    if len(failed) > most:
-        lines.append(("fail", f"and {len(failed) - most} more that must hold and did not"))
     if not has_good_traffic(report.recording):
         lines.insert(0, ("not-measured", "no request was answered 2xx, so little can be said"))
     return lines or [_good_line(report)]
+
+
+def left_over(report: Report) -> str:
+    """Return the line below the headline's: how many failed that it does not name, or ""."""
+    count = len(report.failed) - HEADLINES
+    return f"and {count} more that must hold and did not" if count > 0 else ""
 
 
 def _good_line(report: Report) -> tuple[Verdict, str]:
@@ -123,8 +130,8 @@ def score_line(report: Report) -> str:
     if report.score is not None:
         return f"score {report.score} of 100"
     if has_good_traffic(report.recording):
-        return "no score: nothing was measured that counts"
-    return "no score: no request was answered 2xx (is there a route to learn, or a login?)"
+        return "no score (nothing was measured that counts)"
+    return "no score (no request was answered 2xx: is there a route to learn, or a login?)"
 
 
 def has_good_traffic(recording: Recording) -> bool:
