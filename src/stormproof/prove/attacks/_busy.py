@@ -23,6 +23,17 @@ class Use:
     busy: float
 
 
+_BUSY = 0.85
+_RAN = 0.45
+"""A process that ran less is not what limits, however long it waited for a core: on a crowded
+machine one that has little to do waits for each little."""
+
+
+def is_cpu_limited(use: Use) -> bool:
+    """Whether a process had so much to do that nothing else limits it."""
+    return use.busy >= _BUSY and use.ran >= _RAN
+
+
 class Busy:
     """Counts from when it is made; Linux only, elsewhere `use` is None.
 

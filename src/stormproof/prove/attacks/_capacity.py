@@ -10,7 +10,7 @@ from stormproof.prove._overload import LimitedBy
 from stormproof.prove._recording import Request, Route
 from stormproof.prove.load import Shot, closed_loop
 
-from ._busy import Busy, Use, server_pids
+from ._busy import Busy, Use, is_cpu_limited, server_pids
 
 _CALLERS = (16, 64, 192)
 _TIMEOUT = 2.0
@@ -25,11 +25,6 @@ _GAIN = 1.3
 
 _LEAST_ANSWER_TIMES = 6
 """Answer times a step lasts at least: slots come free in bursts, one for each answer time."""
-
-_BUSY = 0.85
-_RAN = 0.45
-"""A process that ran less is not what limits, however long it waited for a core: on a crowded
-machine one that has little to do waits for each little."""
 
 _GENERATOR_BUSY = 0.8
 _FEW_BAD = 0.1
@@ -58,8 +53,7 @@ class Capacity:
     @property
     def limited_by(self) -> LimitedBy:
         """What limits it."""
-        is_cpu = self.use.busy >= _BUSY and self.use.ran >= _RAN
-        return "cpu" if is_cpu else "waiting"
+        return "cpu" if is_cpu_limited(self.use) else "waiting"
 
 
 async def capacity_of(scene: Scene, route: Route, *, seconds: float) -> Capacity:
