@@ -28,6 +28,7 @@ class Step:
         refused: Answers with 503 or 429.
         unanswered: Requests without a whole answer within `PATIENCE`.
         is_cpu_limited: Whether a process of the server was busy all the time.
+        starved: Share of the time in which that process waited for a core.
     """
 
     callers: int
@@ -38,6 +39,7 @@ class Step:
     refused: int
     unanswered: int
     is_cpu_limited: bool
+    starved: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

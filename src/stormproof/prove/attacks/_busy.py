@@ -22,6 +22,11 @@ class Use:
     ran: float
     busy: float
 
+    @property
+    def starved(self) -> float:
+        """Share of the time in which it waited for a core."""
+        return max(0.0, self.busy - self.ran)
+
 
 _BUSY = 0.85
 _RAN = 0.45

@@ -20,7 +20,7 @@ _TIMES = 4
 _MOST_CALLERS = 400
 _PARTS = (16, 8, 4, 2, 1)
 _SLOWEST = 0.4
-_LONGEST_QUEUE = 0.6 * PATIENCE
+_LONGEST_QUEUE = 0.4 * PATIENCE
 """Seconds: where each caller would wait longer for its turn, more callers are an overload."""
 
 _REFUSED = 0.1
@@ -31,7 +31,7 @@ _PAIRS = 2
 """How often a step that is low is measured again at most, each time beside the best step."""
 
 _STUCK = 0.3
-"""Of the best, asked for again: below it the app is still stuck, and there is nothing to compare."""
+"""Of the best, asked for again: below it the app is still stuck: nothing to compare with."""
 
 
 async def _run(scene: Scene) -> None:
@@ -142,6 +142,7 @@ class _Asking:
             refused=statuses[503] + statuses[429],
             unanswered=sum(row.ended != "complete" for row in rows),
             is_cpu_limited=use is not None and is_cpu_limited(use),
+            starved=0.0 if use is None else use.starved,
         )
 
 

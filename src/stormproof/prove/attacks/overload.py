@@ -115,7 +115,7 @@ async def _overload(scene: Scene, target: Capacity) -> None:
         offered=report.wanted_rate,
         sent=report.sent_rate,
         late=lag.p99,
-        starved=0.0 if use is None else use.busy - min(use.ran, use.busy),
+        starved=0.0 if use is None else use.starved,
         before=before,
     )
     scene.facts[FACT] = asdict(overload)

@@ -9,6 +9,10 @@ from stormproof.prove._sweep import CLIFF, PATIENCE, Step, Sweep
 CPU_CLIFF = 0.5
 """The same where all CPU is in use: every waiting caller costs some, and the load generator too."""
 
+COLLAPSE, STARVED = 0.2, 0.2
+"""Where the server waited for a core for more than that share of the time, only less than a fifth
+of the best is a fall that other work on the machine does not explain."""
+
 
 def _judge(recording: Recording) -> Judgement:
     record = recording.attack("concurrency")
@@ -23,6 +27,11 @@ def _judge(recording: Recording) -> Judgement:
     errors = sum(step.errors for step in sweep.steps)
     waits = record.of_kind("pool-timeout")
     limit = CPU_CLIFF if lowest.is_cpu_limited else CLIFF
+    if limit > share >= COLLAPSE and lowest.starved > STARVED and not errors and not waits:
+        return not_measured(
+            f"{_fall(sweep, lowest)}; the machine was too busy to say more: "
+            f"{100 * lowest.starved:.0f} % of the time the server waited for a core"
+        )
     is_good = share >= limit and not errors and not waits
     words = [_fall(sweep, lowest) if share < limit else _hold(sweep)]
     words += [f"{errors} answers were status 500"] if errors else []
