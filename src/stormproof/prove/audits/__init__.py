@@ -4,6 +4,7 @@ from stormproof.prove._audit import Audit
 
 from . import (
     commit_before_ack,
+    concurrency_cliff,
     dep_blackhole,
     dep_down,
     dep_recovery,
@@ -18,12 +19,17 @@ from . import (
     health_truth,
     leak_free,
     loop_blocking,
+    overload_fast_reject,
+    overload_goodput,
+    overload_liveness,
+    overload_recovery,
     pool_hold,
     retry_amplification,
     slow_reader,
     slow_sender,
     stream_heartbeat,
     task_hygiene,
+    thread_headroom,
     upstream_reuse,
 )
 
@@ -34,6 +40,12 @@ AUDITS: tuple[Audit, ...] = (
     drain_streams.AUDIT,
     drain_budget.AUDIT,
     drain_background.AUDIT,
+    overload_goodput.AUDIT,
+    overload_fast_reject.AUDIT,
+    overload_recovery.AUDIT,
+    overload_liveness.AUDIT,
+    concurrency_cliff.AUDIT,
+    thread_headroom.AUDIT,
     loop_blocking.AUDIT,
     task_hygiene.AUDIT,
     disconnect_cancels.AUDIT,
