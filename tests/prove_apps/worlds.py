@@ -18,8 +18,8 @@ async def postgres() -> AsyncIterator[dict[str, str]]:
 
 
 @asynccontextmanager
-async def upstream() -> AsyncIterator[dict[str, str]]:
-    """Serve a price over HTTP, with keep-alive, and yield `QUOTES_URL`."""
+async def upstream(*, seconds: float = 0.0) -> AsyncIterator[dict[str, str]]:
+    """Serve a price over HTTP, `seconds` after each question, and yield `QUOTES_URL`."""
     conversations: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,6 +29,7 @@ async def upstream() -> AsyncIterator[dict[str, str]]:
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError):
                 while await reader.readuntil(b"\r\n\r\n"):
+                    await asyncio.sleep(seconds)
                     writer.write(_HEAD % len(_ANSWER) + _ANSWER)
                     await writer.drain()
         finally:

@@ -19,7 +19,7 @@ from ._options import ProveOptions
 from ._play import play
 from ._progress import Progress, ProgressState
 from ._recording import AttackRecord, Recording, Route
-from ._scenario import scenario_path
+from ._scenario import load_scenario, scenario_path
 from .attacks import ATTACKS
 from .audits import AUDITS
 
@@ -61,6 +61,8 @@ def _check(options: ProveOptions) -> None:
         raise InvalidSetting("no audit is left to make; --list shows all")
     if bool(options.app) == bool(options.command):
         raise InvalidSetting("prove wants an app, module:app, or --command, and not both")
+    if (path := scenario_path(options)) is not None:
+        load_scenario(path)
 
 
 @dataclass(slots=True)

@@ -80,3 +80,6 @@ def _id_of(scope: Scope) -> int | None:
 
 CURRENT: ContextVar[Arrival | None] = ContextVar("stormproof_prove_arrival", default=None)
 """The request that the running code belongs to; threads and tasks of a request inherit it."""
+
+IS_OURS: ContextVar[bool] = ContextVar("stormproof_prove_is_ours", default=False)
+"""Whether the running code is the agent's own, so that it is not told as the app's."""

@@ -8,8 +8,12 @@ from typing import Any
 
 from ._background import Background, patch_background, patch_fastapi_background
 from ._census import Census
-from ._holds import Holds, patch_sqlalchemy
+from ._commits import Commits
+from ._exhaustion import Exhaustion
+from ._holds import Holds
 from ._requests import Requests, patch_starlette
+from ._sqlalchemy import patch_sqlalchemy
+from ._stalls import Stalls
 from ._supervised import patch_roll
 from ._wire import Wire
 
@@ -23,8 +27,12 @@ class Installation:
         self.holds = Holds(self.wire, self.requests)
         self.background = Background(self.requests)
         self.census = Census(self.requests, self.holds)
-        self.wire.commands["census"] = lambda _: self.census.facts()
-        self.wire.commands["collect"] = self.census.collect
+        self.commits = Commits(self.requests, self.holds)
+        self.exhaustion = Exhaustion(self.requests, self.holds)
+        self.stalls = Stalls(self.requests)
+        self.requests.on_ready.append(self.stalls.start)
+        self._obey()
+        self.wire.on_break.append(self._let_go)
         os.register_at_fork(after_in_child=self._forked)
         atexit.register(self.wire.flush)
         _flush_before_signal(self.wire)
@@ -40,10 +48,27 @@ class Installation:
         }
         patches[name]()
 
+    def _obey(self) -> None:
+        self.wire.commands.update(
+            {
+                "census": lambda _: self.census.facts(),
+                "collect": self.census.collect,
+                "fail-commits": lambda asked: self.commits.switch(on=bool(asked["on"])),
+                "exhaust-pools": lambda _: self.exhaustion.take(),
+                "release-pools": lambda _: self.exhaustion.give_back(),
+            }
+        )
+
+    def _let_go(self) -> None:
+        """Undo what was commanded: prove is gone, and the app is somebody's."""
+        self.commits.switch(on=False)
+        self.exhaustion.give_back()
+
     def _forked(self) -> None:
         self.wire.forked()
         self.requests.forked()
         self.holds.forked()
+        self.stalls.forked()
 
 
 def _flush_before_signal(wire: Wire) -> None:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ._arrival import CURRENT, Arrival, Scope
+from ._places import Places
 from ._routes import Routes
 from ._wire import Wire
 
@@ -30,13 +31,15 @@ class Requests:
     Attributes:
         loop: Of the app, once it has begun to serve.
         limiter: anyio's limiter of threads in that loop.
-        on_start: Called once in the loop, before the first call of the app.
+        places: Which files are the app's.
+        on_ready: Called once in the loop, when the app has started.
         on_end: Called with each arrival when it has ended.
     """
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
-        self.on_start: list[Callable[[], None]] = []
+        self.places = Places()
+        self.on_ready: list[Callable[[], None]] = []
         self.on_end: list[Callable[[Arrival], None]] = []
         self.forked()
 
@@ -68,14 +71,13 @@ class Requests:
         if threads is not None:
             self.limiter = threads.current_default_thread_limiter()
         self.wire.open()
-        for call in self.on_start:
-            call()
 
     def describe(self) -> None:
         """Say once what the app is and what routes it has."""
         if self._is_described or self.loop is None or self.routes is None:
             return
         self._is_described = True
+        self.places.belong(self.routes.endpoints())
         kind = type(self.loop)
         ready = {
             "loop": f"{kind.__module__}.{kind.__qualname__}",
@@ -85,6 +87,8 @@ class Requests:
         }
         self.wire.emit("ready", ready)
         self.wire.emit("routes", {"routes": self.routes.facts()})
+        for call in self.on_ready:
+            call()
 
     def ended(self, arrival: Arrival, how: str, error: BaseException | None) -> None:
         """Report the end of a request that the client has numbered."""

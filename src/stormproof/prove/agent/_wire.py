@@ -59,8 +59,8 @@ class Wire:
             self.is_live = False
             sys.stderr.write(f"stormproof prove: the agent cannot reach prove: {error}\n")
             return
+        self._pending = _encoded([(time.monotonic(), "hello", {"pid": os.getpid()})])
         self._socket = link
-        self._urgent.append((time.monotonic(), "hello", {"pid": os.getpid()}))
         threading.Thread(target=self._serve, name=f"{THREAD}-wire", daemon=True).start()
 
     def flush(self, limit: float = _FLUSH_LIMIT) -> None:
@@ -81,7 +81,7 @@ class Wire:
 
     def _reset(self) -> None:
         self._waiting: deque[tuple[float, str, Facts]] = deque(maxlen=_MOST_WAITING)
-        self._urgent: deque[tuple[float, str, Facts]] = deque()
+        self._replies: deque[tuple[float, str, Facts]] = deque()
         self._dropped = 0
         self._pending = b""
         self._received = b""
@@ -131,7 +131,7 @@ class Wire:
             answer["value"] = self.commands[request["command"]](request)
         except Exception as error:
             answer["error"] = repr(error)
-        self._urgent.append((time.monotonic(), "reply", answer))
+        self._replies.append((time.monotonic(), "reply", answer))
         self.flush()
 
     def _send_some(self) -> bool:
@@ -157,10 +157,16 @@ class Wire:
 
     def _next_batch(self) -> bytes:
         batch: list[tuple[float, str, Facts]] = []
-        for source in (self._urgent, self._waiting):
-            while source and len(batch) < _BATCH:
-                batch.append(source.popleft())
+        replies, waiting = self._replies, self._waiting
+        while len(batch) < _BATCH and (replies or waiting):
+            # A reply never overtakes what happened before it.
+            is_reply = replies and not (waiting and waiting[0][0] <= replies[0][0])
+            batch.append((replies if is_reply else waiting).popleft())
         if self._dropped:
             batch.append((time.monotonic(), "dropped", {"count": self._dropped}))
             self._dropped = 0
-        return json.dumps(batch, default=str).encode() + b"\n" if batch else b""
+        return _encoded(batch) if batch else b""
+
+
+def _encoded(batch: list[tuple[float, str, Facts]]) -> bytes:
+    return json.dumps(batch, default=str).encode() + b"\n"

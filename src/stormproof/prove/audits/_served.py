@@ -12,25 +12,34 @@ _EARLIER = 0.1
 def handled(record: AttackRecord) -> dict[int, AgentEvent]:
     """Return, by the number of the request, how its handler ended.
 
-    The warm-up before the attack has numbers of its own, so the times are compared as well.
+    The warm-up and the canary number their requests from 1 as well, so the route and the times
+    are compared, too.
     """
-    intended = {request.id: request.intended_at for request in record.requests}
-    return {
-        event.facts["id"]: event
-        for event in record.of_kind("request")
-        if event.facts["began"] >= intended.get(event.facts["id"], float("inf")) - _EARLIER
-    }
+    requests = {request.id: request for request in record.requests}
+    found: dict[int, AgentEvent] = {}
+    for event in record.of_kind("request"):
+        request = requests.get(event.facts["id"])
+        if request is None or not _is_of(request, event.facts):
+            continue
+        if event.facts["began"] >= request.intended_at - _EARLIER:
+            found.setdefault(request.id, event)
+    return found
 
 
 def held_for(census: Mapping[str, Any] | None, requests: Iterable[Request]) -> list[Any]:
     """Return the checkouts that a census found in the hands of these requests for over 0.5 s."""
-    ids = {request.id for request in requests}
-    checkouts = (census or {}).get("checkouts", ())
-    return [
-        checkout
-        for checkout in checkouts
-        if checkout.get("id") in ids and float(checkout.get("held", 0.0)) > 0.5
-    ]
+    by_id = {request.id: request for request in requests}
+    held = []
+    for checkout in (census or {}).get("checkouts", ()):
+        request = by_id.get(checkout.get("id"))
+        if request is not None and _is_of(request, checkout) and float(checkout["held"]) > 0.5:
+            held.append(checkout)
+    return held
+
+
+def _is_of(request: Request, facts: Mapping[str, Any]) -> bool:
+    """Whether the agent speaks of that route; a request without one has a word in parentheses."""
+    return request.route.startswith("(") or facts["route"] == request.route.partition(" #")[0]
 
 
 def played_from(record: AttackRecord) -> float:

@@ -31,6 +31,7 @@ class AgentLink:
         self.events: list[AgentEvent] = []
         self._zero = zero
         self._folder = folder
+        self._connected: set[Peer] = set()
         self._peers: set[Peer] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._news = asyncio.Condition()
@@ -125,6 +126,7 @@ class AgentLink:
         assert task is not None
         self._serving.add(task)
         peer = Peer(reader, writer, self._zero)
+        self._connected.add(peer)
         try:
             async for batch in peer.batches():
                 if peer.pid:
@@ -134,14 +136,16 @@ class AgentLink:
                     self._news.notify_all()
         finally:
             self._peers.discard(peer)
+            self._connected.discard(peer)
             self._serving.discard(task)
             peer.close()
 
     async def _close(self) -> None:
-        serving = list(self._serving)
-        for task in serving:
-            task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        # The connections are cut and not the tasks cancelled: each then ends as at any other end.
+        for peer in self._connected:
+            peer.close()
+        if self._serving:
+            await asyncio.wait(self._serving)
 
 
 def _private_folder() -> str:
@@ -164,6 +168,7 @@ def _summed(answers: list[dict[str, Any]]) -> dict[str, Any]:
         "processes": len(answers),
         "tasks": sum(answer["tasks"] for answer in answers),
         "threads": sum(answer["threads"] for answer in answers),
+        "fds": sum(answer["fds"] for answer in answers),
         "checkouts": [checkout for answer in answers for checkout in answer["checkouts"]],
         "pools": [pool for answer in answers for pool in answer["pools"]],
         "limiter": {name: limiter[name] for name in ("total", "borrowed", "waiting")},
