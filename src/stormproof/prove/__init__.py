@@ -13,6 +13,8 @@ from ._recording import AttackRecord as AttackRecord
 from ._recording import Recording as Recording
 from ._recording import Route as Route
 from ._run import prove as prove
+from ._store import load_recording as load_recording
+from ._store import save_recording as save_recording
 from .attacks import ATTACKS as ATTACKS
 from .audits import AUDITS as AUDITS
 
@@ -31,5 +33,7 @@ __all__ = (
     "Report",
     "Route",
     "judge",
+    "load_recording",
     "prove",
+    "save_recording",
 )

@@ -2,20 +2,19 @@
 
 import os
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
+import httpx2
 from fastapi import FastAPI, HTTPException
 
 app = FastAPI()
+client = httpx2.Client(timeout=2.0)
 
 
 @app.get("/price")
-async def price() -> dict[str, Any]:
+async def price() -> Any:
     try:
-        with urlopen(os.environ["QUOTES_URL"], timeout=5.0) as answer:
-            return {"size": len(answer.read())}
-    except URLError as error:
+        return client.get(os.environ["QUOTES_URL"]).json()
+    except httpx2.TransportError as error:
         raise HTTPException(502, "no quotes") from error
 
 

@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 engine = create_async_engine(
-    os.environ.get("DATABASE_URL", "postgresql://").replace("://", "+asyncpg://", 1)
+    os.environ.get("DATABASE_URL", "postgresql://").replace("://", "+asyncpg://", 1),
+    pool_pre_ping=True,
+    connect_args={"timeout": 2, "command_timeout": 2},
 )
 
 
@@ -22,6 +25,12 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+
+
+@app.exception_handler(OSError)
+@app.exception_handler(SQLAlchemyError)
+async def not_now(request: Request, error: Exception) -> Response:
+    return Response(status_code=503, headers={"Retry-After": "1"})
 
 
 async def pay() -> None:

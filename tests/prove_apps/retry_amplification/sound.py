@@ -1,4 +1,4 @@
-"""Prices through aiohttp, repeated once at most."""
+"""Prices through aiohttp, which repeats once of its own accord."""
 
 import os
 from collections.abc import AsyncIterator
@@ -21,10 +21,8 @@ app = FastAPI(lifespan=lifespan)
 
 @app.get("/price")
 async def price(request: Request) -> Any:
-    for _ in range(2):
-        try:
-            async with request.state.session.get(os.environ["QUOTES_URL"]) as answer:
-                return await answer.json()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            cause = error
-    raise HTTPException(502, "no quotes") from cause
+    try:
+        async with request.state.session.get(os.environ["QUOTES_URL"]) as answer:
+            return await answer.json()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise HTTPException(502, "no quotes") from error

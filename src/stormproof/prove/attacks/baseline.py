@@ -14,6 +14,9 @@ _SECONDS = 3.0
 _WRONG = 25
 """How often each wrong request is sent: what leaks a piece a request shows by then."""
 
+_WRONG_SECONDS = 2.0
+"""Seconds for all sendings of one of them; a route that answers 504 takes its time."""
+
 
 async def _run(scene: Scene) -> None:
     learned = await learn(scene)
@@ -47,10 +50,13 @@ async def _ask_wrongly(scene: Scene, learned: Learned) -> None:
         if route.method == "GET" and (url := wrong_url(learned.document, route)) is not None:
             shots.append(Shot(route="(422)", method="GET", url=url, headers=route.headers))
     for route in scene.of_kind("broken"):
-        if route.method == "GET":
+        if route.method == "GET" and route.status:
             shots.append(replace(Shot.of(route), route="(broken)"))
     for shot in shots[:6]:
+        ends_at = scene.ledger.now() + _WRONG_SECONDS
         for _ in range(_WRONG):
+            if scene.ledger.now() > ends_at:
+                break
             await ask(scene.port, shot, timeout=5.0, ledger=scene.ledger, group="wrong")
 
 

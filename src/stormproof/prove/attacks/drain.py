@@ -48,6 +48,7 @@ async def _run(scene: Scene) -> None:
         load = [asyncio.ensure_future(each) for each in _load(scene, over)]
         try:
             await asyncio.sleep(max(_SECONDS * scene.scale, 1.0))
+            scene.facts["trip"] = _TRIP
             signal = await send_signal(scene)
             load += [
                 asyncio.ensure_future(_use(scene, connection, shot, signal + delay))

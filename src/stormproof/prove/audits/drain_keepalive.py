@@ -23,6 +23,7 @@ def _judge(recording: Recording) -> Judgement:
             f"{len(lost)} of {len(sent)} requests sent on kept connections after SIGTERM were "
             f"lost ({counted(lost)}), by clients {trip:.0f} ms away: {by_route(lost)}"
         )
+        display += f"; {away} clients saw the closing in time" if away else ""
     else:
         words = f"; {away} connections had been closed before" if away else ""
         display = f"all {len(sent)} requests sent on kept connections were answered{words}"

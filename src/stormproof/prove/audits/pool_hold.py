@@ -1,6 +1,5 @@
 """pool-hold: a database connection is not held while nothing is asked of it."""
 
-import statistics
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -16,6 +15,12 @@ MOST_SHARE = 0.5
 SHORTEST = 0.04
 """Seconds a hold must last before its share counts: in a shorter one the idle part is Python."""
 
+ONE_WAIT = 0.03
+"""Seconds at a stretch without a statement that are a wait, and not a busy machine's crumbs."""
+
+_SHARE_OF_HOLDS = 0.25
+"""A figure that three of four holds reach: a busy machine makes some of them longer."""
+
 _LEAST = 3
 """Holds of a route, below which the machine may have spoken."""
 
@@ -29,13 +34,14 @@ class _Held:
     route: str
     held: float
     idle: float
-    count: int
+    longest_idle: float
     stack: tuple[str, ...]
 
     @property
     def is_too_long(self) -> bool:
         share = self.idle / self.held if self.held else 0.0
-        return self.idle > MOST_IDLE or (self.held >= SHORTEST and share >= MOST_SHARE)
+        is_a_wait = self.held >= SHORTEST and self.longest_idle >= ONE_WAIT
+        return self.idle > MOST_IDLE or (is_a_wait and share >= MOST_SHARE)
 
     @property
     def said(self) -> str:
@@ -88,11 +94,13 @@ def _judge(recording: Recording) -> Judgement:
 
 
 def _typical(route: str, events: list[AgentEvent]) -> _Held:
-    """Return what half of the holds stay below: a busy machine makes some of them longer."""
-    held = statistics.median(float(event.facts["held"]) for event in events)
-    idle = statistics.median(float(event.facts["idle"]) for event in events)
+    def reached(name: str) -> float:
+        values = sorted(float(event.facts[name]) for event in events)
+        return values[int(len(values) * _SHARE_OF_HOLDS)]
+
     stack = next((event.facts["stack"] for event in events if event.facts.get("stack")), ())
-    return _Held(route, held, idle, len(events), tuple(map(str, stack)))
+    stack = tuple(map(str, stack))
+    return _Held(route, reached("held"), reached("idle"), reached("longest_idle"), stack)
 
 
 AUDIT = Audit(

@@ -136,10 +136,10 @@ class Down:
 
     @classmethod
     def decades(cls, values: Iterable[float], height: float, *, bottom: float = 6.0) -> "Down":
-        """Return a logarithmic axis of 1 ms to 100 s, as much of it as the values need."""
+        """Return a logarithmic axis of 0.1 ms to 100 s, as much of it as the values need."""
         finite = [value for value in values if math.isfinite(value)]
         least, most = min(finite, default=0.01), max(finite, default=0.1)
-        low = 10.0 ** math.floor(math.log10(min(10.0, max(1e-3, least))))
+        low = 10.0 ** math.floor(math.log10(min(10.0, max(1e-4, least))))
         high = 10.0 ** math.ceil(math.log10(min(100.0, max(low * 10, most))) - 1e-9)
         return cls(low, high, height, bottom=bottom, is_log=True)
 
@@ -158,7 +158,11 @@ class Down:
             count = round(math.log10(self.high / self.low))
             decades = [self.low * 10**power for power in range(count + 1)]
             every = math.ceil(len(decades) / most)
-            return tuple(Tick(self.pixels(value), duration(value)) for value in decades[::every])
+            labels = [f"{value:g} s" if value >= 1 else duration(value) for value in decades]
+            ticks = [
+                Tick(self.pixels(at), label) for at, label in zip(decades, labels, strict=True)
+            ]
+            return tuple(ticks[::every])
         values = [value for value in round_values(self.high, most=most) if value <= self.high]
         return tuple(Tick(self.pixels(value), number(value)) for value in values)
 

@@ -1,7 +1,7 @@
 """Terminal: the report as text; the worst first, in words, then a table, then what to do."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from stormproof.prove._audit import Finding, Report, Verdict
 
@@ -12,9 +12,11 @@ from ._words import (
     duration,
     headline,
     left_over,
+    losses,
     machine_line,
     measured_line,
     one_line,
+    own_places,
     profile_line,
     score_line,
     tally,
@@ -58,11 +60,13 @@ class _Page:
     def table(self, report: Report) -> Iterator[str]:
         words = max((len(VERDICTS[found.verdict]) for found in report.findings), default=0)
         ids = max((len(found.audit.id) for found in report.findings), default=0)
-        for found in report.findings:
+        for found, others in _rows(report.findings):
             word = VERDICTS[found.verdict]
             painted = self._painted(word, _COLOURS[found.verdict]) + " " * (words - len(word))
             head = f"{painted}  {found.audit.id:<{ids}}"
-            yield from self._hanging(head, words + ids + 4, one_line(found.judgement.display))
+            also = f" (also {', '.join(others)})" if others else ""
+            text = f"{one_line(found.judgement.display)}{also}"
+            yield from self._hanging(head, words + ids + 4, text)
 
     def story(self, finding: Finding) -> Iterator[str]:
         audit, judgement = finding.audit, finding.judgement
@@ -72,12 +76,13 @@ class _Page:
         yield from self._labelled("seen", one_line(judgement.display))
         if judgement.value is not None:
             yield from self._labelled("measured", measured_line(finding))
-        for number, loss in enumerate(judgement.losses[:_MOST_LOSSES]):
-            yield from self._labelled("" if number else "lost", one_line(loss))
-        if len(judgement.losses) > _MOST_LOSSES:
+        lost = losses(finding)
+        for number, loss in enumerate(lost[:_MOST_LOSSES]):
+            yield from self._labelled("" if number else "lost", loss)
+        if len(lost) > _MOST_LOSSES:
             yield from self._labelled("", "and more: --html or --json has them")
-        for number, place in enumerate(list(reversed(judgement.stack))[:_MOST_PLACES]):
-            yield from self._labelled("" if number else "where", one_line(place))
+        for number, place in enumerate(own_places(finding)[::-1][:_MOST_PLACES]):
+            yield from self._labelled("" if number else "where", place)
         if judgement.blame != "app":
             yield from self._labelled("blame", f"the {judgement.blame}, not the app")
         yield from self._labelled("why", one_line(audit.why))
@@ -131,3 +136,15 @@ class _Page:
 
     def _painted(self, text: str, colour: str) -> str:
         return f"\x1b[{colour}m{clean(text)}\x1b[0m" if self._is_coloured else clean(text)
+
+
+def _rows(findings: Sequence[Finding]) -> Iterator[tuple[Finding, list[str]]]:
+    """Yield each row of the table: a finding, and the ids of others that say the same."""
+    quiet: dict[tuple[Verdict, str], list[Finding]] = {}
+    for found in findings:
+        if found.verdict in ("n-a", "not-measured"):
+            quiet.setdefault((found.verdict, found.judgement.display), []).append(found)
+        else:
+            yield found, []
+    for same in quiet.values():
+        yield same[0], [found.audit.id for found in same[1:]]

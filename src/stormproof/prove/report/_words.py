@@ -4,9 +4,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from signal import Signals
 
 from stormproof.prove._audit import Finding, Report, Verdict
-from stormproof.prove._recording import Recording
+from stormproof.prove._recording import Exit, Recording
 
 VERDICTS: Mapping[Verdict, str] = {
     "fail": "FAIL",
@@ -26,6 +27,8 @@ _TALLY: Mapping[Verdict, str] = {
     "n-a": "not applicable",
     "not-measured": "not measured",
 }
+
+_LIBRARY = re.compile(r"[/\\](?:site-packages|dist-packages|lib[/\\]python3[.\d]*)[/\\]")
 
 _GOOD, _FAILED, _NO_TRAFFIC = 0, 1, 3
 
@@ -189,9 +192,35 @@ def measured_line(finding: Finding) -> str:
     return f"{number(judgement.value)}{unit}{limit}"
 
 
+def losses(finding: Finding) -> list[str]:
+    """Return what went wrong, one line each; what is said more than once is said with a count."""
+    said = Counter(one_line(loss) for loss in finding.judgement.losses)
+    return [f"{loss} ({count} times)" if count > 1 else loss for loss, count in said.items()]
+
+
+def own_places(finding: Finding) -> list[str]:
+    """Return the stack without the frames of libraries, innermost last; all where none is left."""
+    places = [one_line(place) for place in finding.judgement.stack]
+    return [place for place in places if not _LIBRARY.search(place)] or places
+
+
 def docs_page(finding: Finding) -> str:
     """Return where the audit is explained."""
     return f"docs/audits/{finding.audit.id}.md"
+
+
+def exit_line(exit: Exit) -> str:
+    """Return how the server ended, as a sentence."""
+    if exit.is_killed:
+        return "It had to be killed."
+    if exit.code is None:
+        return "It left no exit code."
+    if exit.code >= 0:
+        return f"It left with exit code {exit.code}."
+    try:
+        return f"It was ended by {Signals(-exit.code).name}."
+    except ValueError:
+        return f"It was ended by signal {-exit.code}."
 
 
 def _cores(cores: object) -> str:
