@@ -22,7 +22,8 @@ def _judge(found: list[Faced]) -> Judgement:
         for request in each.group("blackhole"):
             asked.append(request)
             latency = request.latency
-            if request.ended == "complete" and latency is not None and latency <= limit + _SLACK:
+            has_ended = request.ended in ("complete", "truncated")
+            if has_ended and latency is not None and latency <= limit + _SLACK:
                 longest = max(longest, latency)
             else:
                 late.append((each.name, request))
@@ -40,8 +41,8 @@ def _judge(found: list[Faced]) -> Judgement:
     name, first = late[0]
     return Judgement(
         outcome="fail",
-        display=f"with {name} silent, {len(late)} of {len(asked)} requests had no whole answer "
-        f"within {limit:g} s: {told(first)}",
+        display=f"with {name} silent, {len(late)} of {len(asked)} requests had not ended "
+        f"after {limit:g} s: {told(first)}",
         value=float(len(late)),
         unit="requests",
         limit=0.0,

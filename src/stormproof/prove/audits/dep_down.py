@@ -12,9 +12,13 @@ _HONEST = frozenset({502, 503, 504, 424, 429})
 
 
 def _is_honest(request: Request) -> bool:
-    is_said = request.status in _HONEST or 200 <= request.status < 400
     latency = request.latency
-    return request.ended == "complete" and is_said and latency is not None and latency <= SOON
+    if latency is None or latency > SOON:
+        return False
+    if request.ended == "truncated":
+        return True  # an answer under way has no other word for it than its missing end
+    is_said = request.status in _HONEST or 200 <= request.status < 400
+    return request.ended == "complete" and is_said
 
 
 def _judge(found: list[Faced]) -> Judgement:
@@ -37,8 +41,8 @@ def _judge(found: list[Faced]) -> Judgement:
         statuses = sorted({request.status for request in asked})
         return Judgement(
             outcome="pass",
-            display=f"{len(asked)} of {len(asked)} requests were answered "
-            f"{' or '.join(map(str, statuses))} within {SOON:g} s while their dependency was down",
+            display=f"{len(asked)} of {len(asked)} requests were answered honestly within "
+            f"{SOON:g} s while their dependency was down ({', '.join(map(str, statuses))})",
             value=float(len(asked)),
             unit="requests",
         )

@@ -14,9 +14,6 @@ FACTOR = 5.0
 FLOOR = 0.25
 """Seconds: below this nobody counts factors."""
 
-_SHARE = 0.75
-"""Of a route's requests must have kept the limit; a noisy machine delays some, a fault most."""
-
 _LEAST = 4
 """Requests of a route, below which nothing is said of it."""
 
@@ -27,10 +24,6 @@ def _by_route(requests: Iterable[Request]) -> dict[str, list[float]]:
         seconds = request.latency if request.ended == "complete" else math.inf
         found[request.route].append(math.inf if seconds is None else seconds)
     return found
-
-
-def _typical(seconds: list[float]) -> float:
-    return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * _SHARE))]
 
 
 def _judge(found: list[Faced]) -> Judgement:
@@ -46,7 +39,7 @@ def _judge(found: list[Faced]) -> Judgement:
             held += 1
             usual = statistics.median(before[route]) if before.get(route) else 0.0
             limit = max(FACTOR * usual, FLOOR)
-            typical = _typical(seconds)
+            typical = statistics.median(seconds)  # noise delays some, a fault most
             if worst is None or typical / limit > worst[0]:
                 worst = (typical / limit, each.name, route, typical, usual)
             if typical > limit:
