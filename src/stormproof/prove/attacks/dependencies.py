@@ -15,11 +15,14 @@ _MOST_USERS = 4
 _MOST_OTHERS = 6
 """Half of them with a part that runs in a thread, where there are such."""
 
-_ONE_WAY = 0.5
-"""Seconds a slow dependency takes in each direction: a round trip is one second."""
+_ONE_WAY = 1.5
+"""Seconds a slow dependency takes in each direction. Long, so that few requests a second hold
+all that can be held, and a small machine is not at its end for their sake."""
 
-_CALLERS = 100
-"""More than the 40 threads twice over, and more than any sensible pool."""
+_CALLERS = 60
+"""More than the 40 threads, and more than any usual pool."""
+
+_RAMP = 1.0
 
 _REST = 1.5
 """Seconds a caller rests after a quick answer: whoever sheds load is not drowned for it."""
@@ -203,7 +206,7 @@ async def _slow(one: _Dependency) -> None:
     one.mark("slow-begun")
     waiting = asyncio.create_task(_callers(one))
     try:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(_RAMP + 0.5)
         await _ask_others(one, "slow-others", seconds=max(1.5, 2.5 * one.scene.scale))
     finally:
         waiting.cancel()
@@ -218,7 +221,7 @@ async def _callers(one: _Dependency) -> None:
 
     async def caller(number: int) -> None:
         route = one.users[number % len(one.users)]
-        await asyncio.sleep(0.4 * number / _CALLERS)
+        await asyncio.sleep(_RAMP * number / _CALLERS)
         while True:
             answer = await one.ask(route, "slow-users", timeout=one.scene.options.deadline)
             is_quick = answer.latency is None or answer.latency < _QUICK
