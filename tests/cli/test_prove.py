@@ -144,6 +144,19 @@ def test_wrong_recording_is_one_sentence(tmp_path: Path) -> None:
     assert_one_sentence(audited(tmp_path, "--only", "no-such"), 2, "'no-such'")
 
 
+def test_missing_extra_is_named(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['jinja2'] = None; from stormproof.cli import main; "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit(main(['prove', 'main:app']))"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert_one_sentence(done, 3, "pip install 'stormproof[prove]'", "[SP102]")
+
+
 # --- a saved recording, again
 
 
@@ -172,6 +185,15 @@ def test_saved_recording_is_audited_again_into_every_format(tmp_path: Path) -> N
     assert run(tmp_path, "prove", "--audit", "again.json", "--markdown", "-").stdout == (
         tmp_path / "r.md"
     ).read_text(encoding="utf-8")
+
+
+def test_reader_that_leaves_early_is_no_fault(tmp_path: Path) -> None:
+    save_recording(recording(), tmp_path / "run.json")
+    shell = f"{sys.executable} -m stormproof prove --audit run.json --html r.html | true"
+    done = subprocess.run(
+        ["sh", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stderr == "stormproof: wrote r.html\n"
 
 
 def test_recording_without_good_answers_could_not_be_judged(tmp_path: Path) -> None:

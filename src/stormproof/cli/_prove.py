@@ -126,19 +126,26 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
 
 def _write(report: "Report", arguments: argparse.Namespace) -> None:
-    """Save the recording, print what is to be printed, write the files."""
+    """Save the recording, write the files, print what is to be printed, whatever became of them."""
+    from stormproof.prove.report import as_json, as_markdown
+
+    try:
+        _write_files(report, arguments)
+    finally:
+        if arguments.json == "-" or arguments.format == "json":
+            _print(as_json(report))
+        elif arguments.markdown == "-":
+            _print(as_markdown(report))
+        else:
+            _print(_text(report))
+
+
+def _write_files(report: "Report", arguments: argparse.Namespace) -> None:
     from stormproof.prove import save_recording
     from stormproof.prove.report import as_html, as_json, as_junit, as_markdown, write_whole
 
     if arguments.save_recording:
         save_recording(report.recording, Path(arguments.save_recording))
-    if arguments.json == "-" or arguments.format == "json":
-        print(as_json(report), end="")
-    elif arguments.markdown == "-":
-        print(as_markdown(report), end="")
-    else:
-        print(_text(report), end="")
-    sys.stdout.flush()
     formats = (
         (arguments.html, as_html),
         (arguments.json, as_json),
@@ -149,6 +156,15 @@ def _write(report: "Report", arguments: argparse.Namespace) -> None:
         if path is not None and path != "-":
             write_whole(Path(path), rendered(report))
             print(f"stormproof: wrote {path}", file=sys.stderr)
+
+
+def _print(text: str) -> None:
+    """Print `text`; a reader that leaves early (`| head`) is no fault and no verdict."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        # Otherwise the interpreter tries again at its end, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _text(report: "Report") -> str:
@@ -165,11 +181,14 @@ def _list(arguments: argparse.Namespace) -> int:
 
     if arguments.format == "json":
         rows = [{"id": audit.id, "must": audit.is_must, "title": audit.passing} for audit in AUDITS]
-        print(json.dumps(rows, indent=2))
+        _print(json.dumps(rows, indent=2) + "\n")
         return 0
     wide = max((len(audit.id) for audit in AUDITS), default=0)
-    for audit in AUDITS:
-        print(f"{audit.id:<{wide}}  {'MUST' if audit.is_must else 'SHOULD':<6}  {audit.passing}")
+    lines = [
+        f"{audit.id:<{wide}}  {'MUST' if audit.is_must else 'SHOULD':<6}  {audit.passing}\n"
+        for audit in AUDITS
+    ]
+    _print("".join(lines))
     return 0
 
 

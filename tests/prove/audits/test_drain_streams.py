@@ -41,6 +41,10 @@ def test_a_cut_stream_is_lost() -> None:
         "the last 10.0 s after it: GET /s 1"
     )
     assert found.stack == ("app.py:12",)
+    (series,) = found.series
+    assert series.marks == {"SIGTERM": 10.0, "gone": 11.0}
+    assert series.points[0] == (8.0, 2.0)
+    assert series.points[-1] == (12.0, 1.0)
 
 
 def test_a_stream_that_ends_after_the_grace_is_lost() -> None:
@@ -62,3 +66,7 @@ def test_does_not_apply_to_an_app_without_streams() -> None:
 def test_is_not_measured_without_a_signal_or_an_open_stream() -> None:
     assert AUDIT.judge(recording(routes=[ROUTE])).outcome == "not-measured"
     assert AUDIT.judge(_recording()).outcome == "not-measured"
+
+
+def test_does_not_apply_to_streams_that_ended_by_themselves_before() -> None:
+    assert AUDIT.judge(_recording(_stream(-1.0))).outcome == "n-a"

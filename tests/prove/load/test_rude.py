@@ -1,6 +1,7 @@
 """Rude clients: what they do to a server, and what they say it did."""
 
 import asyncio
+import re
 
 import pytest
 
@@ -32,18 +33,19 @@ async def test_half_a_head_that_is_borne_is_a_timeout() -> None:
     ledger = new_ledger()
     async with scripted_server(serve_nothing) as port:
         row = await send_half_head(port, seconds=0.1, ledger=ledger, group="g")
-    assert (row.ended, row.route, row.note) == ("timeout", "(half a head)", "open for 0.1 s")
+    assert (row.ended, row.route) == ("timeout", "(half a head)")
+    assert re.fullmatch(r"open for \d\.\d s", row.note)
     assert ledger.rows == [row]
 
 
 @pytest.mark.parametrize(
     ("answer", "ended", "note"),
     [
-        (b"", "reset", "closed by server after 0.2 s"),
+        (b"", "reset", r"closed by server after \d\.\d s"),
         (
             b"HTTP/1.1 408 Slow\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
             "complete",
-            "answered 408 after 0.2 s",
+            r"answered 408 after \d\.\d s",
         ),
     ],
 )
@@ -56,7 +58,8 @@ async def test_end_of_half_a_head_is_noted(answer: bytes, ended: str, note: str)
 
     async with scripted_server(script) as port:
         row = await send_half_head(port, seconds=5.0, ledger=new_ledger(), group="g")
-    assert (row.ended, row.note) == (ended, note)
+    assert row.ended == ended
+    assert re.fullmatch(note, row.note)
 
 
 async def test_half_a_body_is_sent_and_no_more() -> None:
@@ -84,7 +87,7 @@ async def test_early_answer_to_half_a_body_is_noted() -> None:
     async with scripted_server(script) as port:
         row = await send_half_body(port, POST, seconds=2.0, ledger=new_ledger(), group="g")
     assert (row.ended, row.status) == ("complete", 405)
-    assert row.note.startswith("answered 405 after 0.")
+    assert row.note.startswith("answered 405 after ")
 
 
 async def test_slow_reader_fills_the_servers_buffers_and_holds_on() -> None:
@@ -105,7 +108,7 @@ async def test_slow_reader_fills_the_servers_buffers_and_holds_on() -> None:
     async with scripted_server(script) as port:
         row = await read_slowly(port, GET, seconds=0.3, ledger=new_ledger(), group="g")
     assert row.ended == "left"
-    assert row.note == "open for 0.3 s"
+    assert row.note.startswith("open for ")
     assert row.size_bytes < 65536
     assert written < 20_000_000, "the writer was held back"
 
@@ -120,7 +123,7 @@ async def test_slow_reader_sees_that_the_server_resets_it() -> None:
     async with scripted_server(script) as port:
         row = await read_slowly(port, GET, seconds=5.0, ledger=new_ledger(), group="g")
     assert row.ended == "truncated"
-    assert row.note.startswith("closed by server after 0.")
+    assert row.note.startswith("closed by server after ")
 
 
 async def test_slow_reader_reads_as_much_as_it_is_told() -> None:
@@ -155,7 +158,8 @@ async def test_leaving_client_is_seen_to_go() -> None:
         row = await leave_early(port, GET, after=0.05, ledger=new_ledger(), group="g")
         async with asyncio.timeout(2.0):
             await gone.wait()
-    assert (row.ended, row.note) == ("left", "open for 0.1 s")
+    assert row.ended == "left"
+    assert row.note.startswith("open for ")
 
 
 async def test_answer_that_comes_sooner_is_complete() -> None:

@@ -20,16 +20,18 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def streams(pieces: list[bytes], then: str):  # type: ignore[no-untyped-def]
-    """Return a script that sends each piece after the client has had the one before."""
+def streams(pieces: list[bytes], then: str, had: asyncio.Event | None = None):  # type: ignore[no-untyped-def]
+    """Return a script that sends the pieces, each after the client `had` the one before."""
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
         writer.write(HEAD)
         for piece in pieces:
             writer.write(chunk(piece))
-            await writer.drain()
-            await asyncio.sleep(0.01)
+            if had is not None:
+                await had.wait()
+                had.clear()
+                await asyncio.sleep(0.005)  # what comes within a millisecond is one piece
         if then == "final":
             writer.write(b"0\r\n\r\n")
         elif then == "reset":
@@ -48,11 +50,15 @@ async def test_event_stream_is_read_to_its_final_chunk() -> None:
         b"\n",
         b"event: bye\nretry: 1500\ndata\n\n",
     ]
+    had = asyncio.Event()
     async with (
-        scripted_server(streams(pieces, "final")) as port,
+        scripted_server(streams(pieces, "final", had)) as port,
         StreamReader(port, GET, ledger=ledger, group="g") as reader,
     ):
         assert await reader.wait_first_byte(2.0)
+        for number in range(1, 5):
+            assert await reader.until(lambda count=number: len(reader.chunks) == count, 2.0)
+            had.set()
         assert await reader.wait_end(2.0) == "complete"
         assert reader.has_final_chunk
     assert [(each.event, each.has_data, each.retry, each.is_comment) for each in reader.events] == [

@@ -250,6 +250,30 @@ def attack(dice: random.Random, name: str, *, began_at: float, seconds: float) -
     )
 
 
+def streams(*, began_at: float) -> AttackRecord:
+    rows = [
+        Request(
+            id=number,
+            route="GET /stream",
+            group="stream",
+            intended_at=began_at + 0.5 + number * 0.05,
+            sent_at=began_at + 0.5,
+            first_byte_at=began_at + 0.6,
+            last_byte_at=began_at + (7.0 if number < 8 else 3.0),
+            status=200,
+            ended="truncated" if number < 8 else "complete",
+        )
+        for number in range(12)
+    ]
+    return AttackRecord(
+        name="drain-streams",
+        began_at=began_at,
+        ended_at=began_at + 7.5,
+        marks={"signal": began_at + 4.0},
+        requests=tuple(rows),
+    )
+
+
 def overload(dice: random.Random, *, began_at: float) -> AttackRecord:
     rows = requests(dice, began_at=began_at, seconds=4, rate=150, group="before")
     rows += requests(
@@ -311,7 +335,7 @@ def recording(**changes: Any) -> Recording:
                 facts={"capacity": 612.0},
             ),
             attack(dice, "drain", began_at=10.0, seconds=12.0),
-            attack(dice, "drain-streams", began_at=24.0, seconds=9.0),
+            streams(began_at=24.0),
             overload(dice, began_at=35.0),
             AttackRecord(
                 name="dependencies",

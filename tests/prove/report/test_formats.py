@@ -106,6 +106,35 @@ def test_failed_audits_say_where_why_and_how_to_see_it_again() -> None:
     assert "blame    the server, not the app" in text
 
 
+def test_a_stack_leads_to_the_lines_of_the_app() -> None:
+    library = "/venv/lib/python3.11/site-packages/sqlalchemy/pool/base.py:460 in connect"
+    own = "/srv/shop/main.py:12 in items"
+    found = finding("pool-hold", "fail", "held", stack=(own, library))
+    report = replace(failing_report(), findings=(found,))
+    assert f"where    {own}" in as_text(report, width=200)
+    assert library not in as_text(report, width=200)
+    assert f"{own} ← here" in as_html(report)
+    assert library in as_html(report)
+    only_library = finding("pool-hold", "fail", "held", stack=(library,))
+    assert library in as_text(replace(report, findings=(only_library,)), width=200)
+
+
+def test_losses_that_say_the_same_are_said_once_with_their_count() -> None:
+    found = finding("drain-streams", "fail", "cut", losses=("GET /a: cut",) * 4 + ("GET /b: cut",))
+    for write in (as_text, as_html, as_junit):
+        text = write(replace(failing_report(), findings=(found,)))
+        assert text.count("GET /a: cut") == 1
+        assert "GET /a: cut (4 times)" in text
+        assert "GET /b: cut" in text
+
+
+def test_checks_that_do_not_apply_for_one_reason_take_one_row() -> None:
+    found = tuple(finding(id, "n-a", "no dependency") for id in ("dep-blackhole", "health-truth"))
+    text = as_text(replace(passing_report(), findings=found))
+    assert text.count("no dependency") == 1
+    assert "no dependency (also health-truth)" in text
+
+
 def test_colour_changes_nothing_but_colour() -> None:
     painted = as_text(failing_report(), is_coloured=True)
     assert "\x1b[1;31mFAIL\x1b[0m" in painted

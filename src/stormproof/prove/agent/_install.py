@@ -13,6 +13,7 @@ from ._exhaustion import Exhaustion
 from ._holds import Holds
 from ._requests import Requests, patch_starlette
 from ._sqlalchemy import patch_sqlalchemy
+from ._stalls import Stalls
 from ._supervised import patch_roll
 from ._wire import Wire
 
@@ -28,6 +29,8 @@ class Installation:
         self.census = Census(self.requests, self.holds)
         self.commits = Commits(self.requests, self.holds)
         self.exhaustion = Exhaustion(self.requests, self.holds)
+        self.stalls = Stalls(self.requests)
+        self.requests.on_ready.append(self.stalls.start)
         self._obey()
         self.wire.on_break.append(self._let_go)
         os.register_at_fork(after_in_child=self._forked)
@@ -65,6 +68,7 @@ class Installation:
         self.wire.forked()
         self.requests.forked()
         self.holds.forked()
+        self.stalls.forked()
 
 
 def _flush_before_signal(wire: Wire) -> None:

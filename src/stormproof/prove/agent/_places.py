@@ -3,7 +3,8 @@
 import os
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from types import CodeType, FrameType
 from typing import Any
 
@@ -76,22 +77,34 @@ def shown(line: Line) -> str:
     return f"{code.co_filename}:{number} in {code.co_name}"
 
 
-def lines_from(frame: FrameType | None) -> list[Line]:
-    """Return code and line of a frame and of its callers, innermost first.
+def frames_from(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield a frame of the running thread and its callers, innermost first.
 
     SQLAlchemy runs synchronous code in a greenlet; its callers are those of the greenlet's parent.
     """
-    lines: list[Line] = []
     parent = _parent_greenlet()
-    while len(lines) < _MOST_FRAMES:
+    while True:
         if frame is None:
             frame = getattr(parent, "gr_frame", None)
             parent = getattr(parent, "parent", None)
             if frame is None:
-                break
-        lines.append((frame.f_code, frame.f_lineno))
+                return
+        yield frame
         frame = frame.f_back
-    return lines
+
+
+def depth_of(frame: FrameType | None) -> int:
+    """Return how many frames a frame and its callers are."""
+    depth = 0
+    while frame is not None:
+        depth += 1
+        frame = frame.f_back
+    return depth
+
+
+def lines_from(frame: FrameType | None) -> list[Line]:
+    """Return code and line of a frame and of its callers, innermost first."""
+    return [(each.f_code, each.f_lineno) for each in islice(frames_from(frame), _MOST_FRAMES)]
 
 
 def _parent_greenlet() -> Any:

@@ -32,14 +32,14 @@ class Requests:
         loop: Of the app, once it has begun to serve.
         limiter: anyio's limiter of threads in that loop.
         places: Which files are the app's.
-        on_start: Called once in the loop, before the first call of the app.
+        on_ready: Called once in the loop, when the app has started.
         on_end: Called with each arrival when it has ended.
     """
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self.places = Places()
-        self.on_start: list[Callable[[], None]] = []
+        self.on_ready: list[Callable[[], None]] = []
         self.on_end: list[Callable[[Arrival], None]] = []
         self.forked()
 
@@ -71,8 +71,6 @@ class Requests:
         if threads is not None:
             self.limiter = threads.current_default_thread_limiter()
         self.wire.open()
-        for call in self.on_start:
-            call()
 
     def describe(self) -> None:
         """Say once what the app is and what routes it has."""
@@ -89,6 +87,8 @@ class Requests:
         }
         self.wire.emit("ready", ready)
         self.wire.emit("routes", {"routes": self.routes.facts()})
+        for call in self.on_ready:
+            call()
 
     def ended(self, arrival: Arrival, how: str, error: BaseException | None) -> None:
         """Report the end of a request that the client has numbered."""

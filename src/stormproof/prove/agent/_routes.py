@@ -56,6 +56,15 @@ class Routes:
         """Return the functions and apps behind all routes."""
         return [_endpoint(found) for found in walk(self._app)]
 
+    def of_lines(self, lines: list[tuple[str, int, str]]) -> str | None:
+        """Return the one route whose endpoint is among these lines; None when there are more."""
+        places = {(file, function) for file, _, function in lines}
+        found = set()
+        for fact in self.facts():
+            if (fact["file"], fact["function"]) in places:
+                found.add(f"{fact['method']} {fact['path']}")
+        return found.pop() if len(found) == 1 else None
+
     def _template(self, arrival: Arrival) -> str:
         scope = arrival.scope
         if scope is not None:
@@ -152,7 +161,7 @@ def _pattern(found: Found) -> re.Pattern[str]:
 
 def _facts(found: Found) -> Iterator[dict[str, Any]]:
     endpoint = _endpoint(found)
-    file, line = place_of(endpoint)
+    file, line, function = place_of(endpoint)
     is_socket = "WebSocket" in type(found.view).__name__
     is_async = is_coroutine_callable(endpoint)
     fact = {
@@ -161,6 +170,7 @@ def _facts(found: Found) -> Iterator[dict[str, Any]]:
         "has_sync_part": not is_async or _has_sync_dependency(found.view),
         "file": file,
         "line": line,
+        "function": function,
         "in_schema": bool(getattr(found.view, "include_in_schema", False)) and not is_socket,
         "kind": _kind(found, endpoint),
     }
@@ -211,8 +221,8 @@ def is_coroutine_callable(call: Any) -> bool:
     return inspect.iscoroutinefunction(dunder) or inspect.isasyncgenfunction(dunder)
 
 
-def place_of(call: Any) -> tuple[str, int]:
-    """Return file and first line of a function, or nothing where there is no Python code."""
+def place_of(call: Any) -> tuple[str, int, str]:
+    """Return file, first line and name of a function, or nothing without Python code."""
     while isinstance(call, functools.partial):
         call = call.func
     if callable(call):
@@ -220,4 +230,4 @@ def place_of(call: Any) -> tuple[str, int]:
     if not hasattr(call, "__code__") and not inspect.isclass(call):
         call = getattr(type(call), "__call__", call)  # noqa: B004 - the code is needed
     code = getattr(call, "__code__", None)
-    return (code.co_filename, code.co_firstlineno) if code is not None else ("", 0)
+    return ("", 0, "") if code is None else (code.co_filename, code.co_firstlineno, code.co_name)

@@ -6,11 +6,14 @@ from . import (
     baseline,
     clients,
     commit,
+    concurrency,
     dependencies,
     drain,
     drain_streams,
     health,
+    overload,
     patience,
+    threads,
 )
 
 ATTACKS: tuple[Attack, ...] = (
@@ -22,6 +25,9 @@ ATTACKS: tuple[Attack, ...] = (
     commit.ATTACK,
     health.ATTACK,
     dependencies.ATTACK,
+    overload.ATTACK,
+    concurrency.ATTACK,
+    threads.ATTACK,
 )
 
 __all__ = ("ATTACKS",)

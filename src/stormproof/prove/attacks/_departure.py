@@ -1,20 +1,17 @@
 """Departure: SIGTERM to the server, and the wait for its end that a platform grants."""
 
+from stormproof.errors import CouldNotProve
 from stormproof.prove._attack import Scene
-
-
-class EndedBefore(RuntimeError):
-    """The server ended by itself before it was told to."""
 
 
 async def send_signal(scene: Scene) -> float:
     """Send SIGTERM to the first process, as a platform does, and return when.
 
     Raises:
-        EndedBefore: The server is not there any more.
+        CouldNotProve: The server is not there any more.
     """
     if (exit := await scene.target.ended(0.0)) is not None:
-        raise EndedBefore(f"the server ended by itself before SIGTERM, with code {exit.code}")
+        raise CouldNotProve(f"the server ended by itself before SIGTERM, with code {exit.code}")
     at = scene.mark("signal")
     scene.target.signal()
     return at

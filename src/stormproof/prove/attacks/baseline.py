@@ -36,6 +36,8 @@ async def _run(scene: Scene) -> None:
             ledger=scene.ledger,
             group="steady",
         )
+    if scene.agent is not None:
+        scene.facts["census-steady"] = await scene.agent.census()
     scene.mark("wrong-requests")
     await _ask_wrongly(scene, learned)
     scene.routes = tuple(_timed(scene, route) for route in scene.routes)

@@ -22,6 +22,8 @@ _CALLERS = 2
 _PAUSE = 0.02
 _CALM = 1.0
 
+_BURST = 16
+
 _LEAVE_QUICK = 12
 _LEAVE_SLOW = 3
 _LEAVE_AFTER = 0.15
@@ -43,6 +45,7 @@ _SHORTEST_HALF = 1.2
 
 
 async def _run(scene: Scene) -> None:
+    await _fill_pools(scene)
     async with others(scene, callers=_CALLERS, pause=_PAUSE):
         scene.mark("calm")
         sizes = await _calm(scene)
@@ -55,6 +58,15 @@ async def _run(scene: Scene) -> None:
     if scene.agent is not None:
         await scene.agent.collect()
     scene.mark("over")
+
+
+async def _fill_pools(scene: Scene) -> None:
+    """Ask as many at once as ever will be: what pools keep of it is there from now on."""
+    for route in scene.of_kind("plain")[:_MOST_ROUTES]:
+        if route.seconds < SLOW:
+            await asyncio.gather(*(_read(scene, route, group="burst") for _ in range(_BURST)))
+    if scene.agent is not None:
+        scene.facts["census-warm"] = await scene.agent.census()
 
 
 async def _calm(scene: Scene) -> dict[str, int]:
@@ -70,8 +82,8 @@ async def _calm(scene: Scene) -> dict[str, int]:
     return sizes
 
 
-async def _read(scene: Scene, route: Route) -> Request:
-    return await ask(scene.port, Shot.of(route), timeout=10.0, ledger=scene.ledger, group="readers")
+async def _read(scene: Scene, route: Route, *, group: str = "readers") -> Request:
+    return await ask(scene.port, Shot.of(route), timeout=10.0, ledger=scene.ledger, group=group)
 
 
 async def _leave(scene: Scene) -> None:
@@ -101,7 +113,7 @@ async def _leave(scene: Scene) -> None:
             leave(route, _LEAVE_QUICK, after=min(max(route.seconds, 0.002), _LEAVE_AFTER))
     for route in scene.of_kind("stream", "endless")[:_MOST_ROUTES]:
         leave(route, _READERS, after=_READ_STREAM)
-    await _few_at_once(leavings, 8)
+    await _few_at_once(leavings, _BURST // 2)
 
 
 async def _few_at_once(calls: Sequence[Callable[[], Awaitable[object]]], width: int) -> None:

@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from stormproof.prove._recording import AttackRecord, Recording, Request
+from stormproof.prove._audit import Series
+from stormproof.prove._recording import AttackRecord, Request
 
 UNSEEN = 0.25
 """Seconds in which a server may not have read what was sent: a request sent later than that
@@ -14,6 +14,9 @@ _ABRUPT = 0.02
 """The same where the app never began to shut down: it went away in mid-work, so nothing raced."""
 
 _WORDS: Mapping[str, str] = {"timeout": "never answered", "truncated": "cut in mid-answer"}
+
+_BEFORE = 2.0
+_POINTS = 200
 
 LATE_GROUPS = ("steady", "fresh", "promise", "kept")
 
@@ -115,9 +118,24 @@ def moment(at: float, signal: float) -> str:
     return f"{abs(at - signal):.2f} s {'after' if at >= signal else 'before'} SIGTERM"
 
 
-def server_or_app(recording: Recording) -> Any:
-    """Return whom a lost connection is to be blamed on: the app's own hands, or its server."""
-    return "app" if recording.server == "serve" else "server"
+def still_open(
+    record: AttackRecord, requests: Iterable[Request], signal: float, *, what: str
+) -> Series:
+    """Return how many were open from 2 s before SIGTERM to the end, in 200 points."""
+    rows = [
+        (request.sent_at, request.last_byte_at)
+        for request in requests
+        if request.sent_at is not None and request.last_byte_at is not None
+    ]
+    gone = signal if record.exit is None else record.exit.at
+    begin, end = signal - _BEFORE, max(gone, signal + _BEFORE)
+    times = [begin + (end - begin) * number / _POINTS for number in range(_POINTS + 1)]
+    return Series(
+        title=f"{what} open",
+        unit=what,
+        points=tuple((at, float(sum(sent <= at < last for sent, last in rows))) for at in times),
+        marks={"SIGTERM": signal, "gone": gone},
+    )
 
 
 def _begun_before(record: AttackRecord, signal: float) -> frozenset[int]:

@@ -3,7 +3,17 @@
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
 from stormproof.prove._recording import Recording, Request
 
-from ._departure import ailing_routes, by_route, counted, in_flight, phases, signal_at, told
+from ._departure import (
+    LATE_GROUPS,
+    ailing_routes,
+    by_route,
+    counted,
+    in_flight,
+    phases,
+    signal_at,
+    still_open,
+    told,
+)
 
 
 def _judge(recording: Recording) -> Judgement:
@@ -42,6 +52,7 @@ def _judge(recording: Recording) -> Judgement:
         limit=0.0,
         blame="app" if own else "server",
         losses=told(lost, signal),
+        series=(still_open(record, record.of_group(*LATE_GROUPS), signal, what="requests"),),
         routes=tuple(dict.fromkeys(request.route for request in lost)),
     )
 

@@ -3,7 +3,7 @@
 from stormproof.prove._audit import Audit, Fix, Judgement, not_applicable, not_measured
 from stormproof.prove._recording import AttackRecord, Recording, Request
 
-from ._departure import by_route, counted, sent_at, signal_at, told
+from ._departure import by_route, counted, sent_at, signal_at, still_open, told
 
 
 def _judge(recording: Recording) -> Judgement:
@@ -15,6 +15,8 @@ def _judge(recording: Recording) -> Judgement:
         return not_measured("no SIGTERM was sent while streams were open")
     streams = _open_at(record, signal)
     if not streams:
+        if any(request.ended == "complete" for request in record.of_group("stream")):
+            return not_applicable("each stream had ended by itself before SIGTERM")
         return not_measured("no stream was open at SIGTERM")
     grace = float(recording.profile.get("grace", 30.0))
     lost = [stream for stream in streams if not _is_proper(stream, signal + grace)]
@@ -26,6 +28,7 @@ def _judge(recording: Recording) -> Judgement:
         unit="streams",
         limit=0.0,
         losses=told(lost, signal),
+        series=(still_open(record, record.of_group("stream"), signal, what="streams"),),
         routes=tuple(dict.fromkeys(stream.route for stream in lost)),
         stack=_where(recording, lost),
     )

@@ -15,7 +15,13 @@ LIMIT = 0.1
 
 _OFTEN = 2
 _ONCE = 0.5
-"""Seconds of a single stall that is told: a shorter one may be the machine, or a first time."""
+"""Seconds of a single stall that is told: a shorter one may be the machine, or a first time.
+
+The agent has taken off the time in which the process waited for a core.
+"""
+
+
+_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +73,14 @@ def _places(recording: Recording) -> Iterator[_Place]:
     for facts in _stalls(recording):
         stalls[_key(facts)].append(facts)
     for found in stalls.values():
-        found.sort(key=_net, reverse=True)
-        if len(found) < _OFTEN and _net(found[0]) < _ONCE:
+        found.sort(key=lambda facts: -facts["seconds"])
+        if len(found) < _OFTEN and found[0]["seconds"] < _ONCE:
             continue
         worst = found[0]
         yield _Place(
             where=_where(worst),
             routes=tuple(dict.fromkeys(str(each["route"]) for each in found if each["route"])),
-            seconds=tuple(_net(each) for each in found),
+            seconds=tuple(each["seconds"] for each in found),
             stack=tuple(map(str, worst.get("stack", ()))),
         )
 
@@ -85,15 +91,16 @@ def _stalls(recording: Recording) -> Iterator[Mapping[str, Any]]:
         first, last = played_from(record), played_until(record)
         for event in record.of_kind("stall"):
             facts = event.facts
-            has_culprit = facts.get("route") or facts.get("file")
-            is_within = first <= event.at - float(facts["seconds"]) and event.at <= last
-            if has_culprit and is_within and _net(facts) > LIMIT:
+            is_within = first <= event.at - facts["seconds"] and event.at <= last
+            if is_within and facts["seconds"] > LIMIT and _is_the_apps(facts):
                 yield facts
 
 
-def _net(facts: Mapping[str, Any]) -> float:
-    """Return what the loop stood still for, without the time in which it got no core."""
-    return float(facts["seconds"]) - float(facts.get("starved") or 0.0)
+def _is_the_apps(facts: Mapping[str, Any]) -> bool:
+    """Whether a request caused it, or a line that is no library's."""
+    file = str(facts.get("file") or "")
+    is_library = not file or file.startswith("<") or any(part in file for part in _LIBRARIES)
+    return bool(facts.get("route")) or not is_library
 
 
 def _key(facts: Mapping[str, Any]) -> str:

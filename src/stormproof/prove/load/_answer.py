@@ -208,8 +208,9 @@ def _fields(lines: list[str]) -> dict[str, str]:
 
 
 def _length(text: str) -> int:
-    lengths = {part.strip() for part in text.split(",")}
-    (first,) = lengths if len(lengths) == 1 else ("",)
-    if not (first.isascii() and first.isdigit()):
+    first, _, rest = text.partition(",")
+    if not (first.isascii() and first.isdigit()) or any(
+        part.strip() != first for part in rest.split(",") if rest
+    ):
         raise MalformedAnswer(f"a Content-Length of {text[:40]!r}")
     return int(first)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ._ask import closed, ended, opened_for
 from ._connection import Connection
+from ._descriptors import allow_connections
 from ._exchange import Exchange
 from ._ledger import Ledger, LoadReport, percentile
 from ._open_loop import LATE
@@ -47,6 +48,7 @@ async def closed_loop(
         until: Ends the sending early.
         pause: Seconds between an answer and the next request of a caller.
     """
+    allow_connections(callers)
     loop = _ClosedLoop(
         port, shots, timeout=timeout, ledger=ledger, group=group, keep_alive=keep_alive
     )

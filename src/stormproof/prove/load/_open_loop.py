@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 
+from ._descriptors import allow_connections
 from ._exchange import Exchange
 from ._ledger import Ledger, LoadReport, percentile
 from ._pool import Pool
@@ -47,6 +48,7 @@ async def open_loop(
         connections: Most at one time; `rate` x `timeout` are needed when nothing is answered.
             A request that finds none within half its timeout becomes `unsent`.
     """
+    allow_connections(connections)
     loop = _OpenLoop(port, shots, timeout=timeout, ledger=ledger, group=group, most=connections)
     try:
         await loop.send(rate=rate, seconds=seconds)

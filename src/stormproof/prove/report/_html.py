@@ -52,6 +52,8 @@ class _Entry:
     measured: str
     bar: tuple[float, float] | None
     fixes: tuple[tuple[Fix, list[_CodeLine], list[_CodeLine]], ...]
+    losses: list[str]
+    own_places: list[str]
     plots: tuple[_Plot, ...]
     timelines: tuple[Timeline, ...]
 
@@ -170,6 +172,8 @@ def _entry(finding: Finding, recording: Recording, timelines: Sequence[Timeline]
         measured=words.measured_line(finding),
         bar=bar,
         fixes=tuple((fix, *_compared(fix)) for fix in finding.audit.fixes),
+        losses=words.losses(finding),
+        own_places=words.own_places(finding),
         plots=tuple(_plot(series, recording) for series in judgement.series if series.points),
         timelines=tuple(
             each for each in timelines if each.attack.name in finding.audit.attacks and each.chart

@@ -158,7 +158,11 @@ class Down:
             count = round(math.log10(self.high / self.low))
             decades = [self.low * 10**power for power in range(count + 1)]
             every = math.ceil(len(decades) / most)
-            return tuple(Tick(self.pixels(value), duration(value)) for value in decades[::every])
+            labels = [f"{value:g} s" if value >= 1 else duration(value) for value in decades]
+            ticks = [
+                Tick(self.pixels(at), label) for at, label in zip(decades, labels, strict=True)
+            ]
+            return tuple(ticks[::every])
         values = [value for value in round_values(self.high, most=most) if value <= self.high]
         return tuple(Tick(self.pixels(value), number(value)) for value in values)
 

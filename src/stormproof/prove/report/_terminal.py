@@ -12,9 +12,11 @@ from ._words import (
     duration,
     headline,
     left_over,
+    losses,
     machine_line,
     measured_line,
     one_line,
+    own_places,
     profile_line,
     score_line,
     tally,
@@ -74,12 +76,13 @@ class _Page:
         yield from self._labelled("seen", one_line(judgement.display))
         if judgement.value is not None:
             yield from self._labelled("measured", measured_line(finding))
-        for number, loss in enumerate(judgement.losses[:_MOST_LOSSES]):
-            yield from self._labelled("" if number else "lost", one_line(loss))
-        if len(judgement.losses) > _MOST_LOSSES:
+        lost = losses(finding)
+        for number, loss in enumerate(lost[:_MOST_LOSSES]):
+            yield from self._labelled("" if number else "lost", loss)
+        if len(lost) > _MOST_LOSSES:
             yield from self._labelled("", "and more: --html or --json has them")
-        for number, place in enumerate(list(reversed(judgement.stack))[:_MOST_PLACES]):
-            yield from self._labelled("" if number else "where", one_line(place))
+        for number, place in enumerate(own_places(finding)[::-1][:_MOST_PLACES]):
+            yield from self._labelled("" if number else "where", place)
         if judgement.blame != "app":
             yield from self._labelled("blame", f"the {judgement.blame}, not the app")
         yield from self._labelled("why", one_line(audit.why))

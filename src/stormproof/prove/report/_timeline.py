@@ -1,7 +1,8 @@
 """Timelines: an attack as dots and lines on one axis of time, thinned so that a page stays small.
 
 Each request is a dot at the time it was meant to be sent and at the latency it had. Dots that
-would lie on one another are drawn once; the counts in the legend are of all of them.
+would lie on one another are drawn once; the counts in the legend are of all of them. Where there
+are few (streams, rude clients) each is a line from its sending to its end.
 """
 
 import math
@@ -30,6 +31,7 @@ OUTCOMES: Mapping[str, str] = {
 _BROKEN = {"truncated": "cut in mid-answer", "reset": "reset", "refused": "refused"}
 _AS_DOTS = ("good", "client", "server")
 _MOST_DOTS, _MOST_SHAPES, _MOST_GROUPS = 2000, 400, 12
+_MOST_LIVES = 60
 _HEIGHT, _LOW, _LANE = 170.0, 64.0, 16.0
 
 
@@ -70,7 +72,10 @@ def timeline(attack: AttackRecord, anchor: str) -> Timeline:
     marks, rows = across.marks(_named(attack))
     panels: list[Panel] = []
     drawn = 0
-    if attack.requests:
+    if 0 < len(attack.requests) <= _MOST_LIVES:
+        panels.append(_lives(attack.requests, across))
+        drawn = len(attack.requests)
+    elif attack.requests:
         panel, drawn = _requests(attack.requests, across)
         panels.append(panel)
     panels += [_canary(attack.canary, across)] if attack.canary else []
@@ -143,13 +148,37 @@ def _requests(requests: Sequence[Request], across: Across) -> tuple[Panel, int]:
     return panel, drawn
 
 
+def _lives(requests: Sequence[Request], across: Across) -> Panel:
+    """Return the panel of few requests: a line for the life of each, and how it ended."""
+    height = 12.0 + 10 * len(requests)
+    lines: dict[str, str] = {}
+    ends: dict[str, list[tuple[float, float]]] = {}
+    for row, request in enumerate(sorted(requests, key=lambda request: request.intended_at)):
+        style, y = outcome(request), 10.0 + 10 * row
+        ended_at = request.intended_at if request.last_byte_at is None else request.last_byte_at
+        begun, ended = across.percent(request.intended_at), across.percent(ended_at)
+        lines[style] = lines.get(style, "") + f"M{begun * 10:g} {y:g}H{ended * 10:g}"
+        ends.setdefault(style, []).append((ended, y))
+    return Panel(
+        title="Requests: from sending to end",
+        unit="a line each",
+        height=height,
+        words=f"{_summary(requests)}.",
+        lines=tuple(Line(f"life {style}", OUTCOMES[style], path) for style, path in lines.items()),
+        shapes=tuple(_drawn_shapes(style, places) for style, places in ends.items()),
+    )
+
+
+def _drawn_shapes(style: str, places: Sequence[tuple[float, float]]) -> Shapes:
+    if style in _AS_DOTS:
+        return Shapes(style, path="".join(f"M{x * 10:g} {y:g}h0" for x, y in places))
+    return Shapes(style, places=tuple(places))
+
+
 def _shapes(style: str, cells: set[tuple[float, float]]) -> Shapes:
     most = _MOST_DOTS if style in _AS_DOTS else _MOST_SHAPES
     ordered = sorted(cells)
-    kept = ordered[:: math.ceil(len(ordered) / most)]
-    if style in _AS_DOTS:
-        return Shapes(style, path="".join(f"M{x * 10:g} {y:g}h0" for x, y in kept))
-    return Shapes(style, places=tuple(kept))
+    return _drawn_shapes(style, ordered[:: math.ceil(len(ordered) / most)])
 
 
 def _count(shapes: Shapes) -> int:

@@ -28,6 +28,8 @@ _TALLY: Mapping[Verdict, str] = {
     "not-measured": "not measured",
 }
 
+_LIBRARY = re.compile(r"[/\\](?:site-packages|dist-packages|lib[/\\]python3[.\d]*)[/\\]")
+
 _GOOD, _FAILED, _NO_TRAFFIC = 0, 1, 3
 
 # What a terminal acts on: CSI and OSC sequences, and two-character escapes.
@@ -188,6 +190,18 @@ def measured_line(finding: Finding) -> str:
     unit = f" {one_line(judgement.unit)}" if judgement.unit else ""
     limit = "" if judgement.limit is None else f", limit {number(judgement.limit)}"
     return f"{number(judgement.value)}{unit}{limit}"
+
+
+def losses(finding: Finding) -> list[str]:
+    """Return what went wrong, one line each; what is said more than once is said with a count."""
+    said = Counter(one_line(loss) for loss in finding.judgement.losses)
+    return [f"{loss} ({count} times)" if count > 1 else loss for loss, count in said.items()]
+
+
+def own_places(finding: Finding) -> list[str]:
+    """Return the stack without the frames of libraries, innermost last; all where none is left."""
+    places = [one_line(place) for place in finding.judgement.stack]
+    return [place for place in places if not _LIBRARY.search(place)] or places
 
 
 def docs_page(finding: Finding) -> str:
