@@ -2,23 +2,19 @@
 
 from stormproof.prove._audit import Audit, Fix, Judgement
 
-from ._dependency import ATTACKS, Faced, first_lines, judged_with, routes_of, told
+from ._dependency import ATTACKS, Faced, death, first_lines, judged_with, routes_of, told
 
 _SLACK = 0.5
 """Seconds beyond the deadline that are the machine's and not the app's."""
 
 
 def _judge(found: list[Faced]) -> Judgement:
+    if died := death(found, {"blackhole": "was silent"}):
+        return died
     asked, late = [], []
     longest = limit = 0.0
     for each in found:
         limit = float(each.noted["deadline"])
-        if each.noted.get("died") == "blackhole":
-            return Judgement(
-                outcome="fail",
-                display=f"the server ended while {each.name} was silent",
-                routes=tuple(each.noted["users"]),
-            )
         for request in each.group("blackhole"):
             asked.append(request)
             latency = request.latency

@@ -3,7 +3,7 @@
 from stormproof.prove._audit import Audit, Fix, Judgement
 from stormproof.prove._recording import Request
 
-from ._dependency import ATTACKS, Faced, first_lines, judged_with, routes_of, told
+from ._dependency import ATTACKS, Faced, death, first_lines, judged_with, routes_of, told
 
 SOON = 3.0
 """Seconds: a refused connection is known at once; what takes longer is retries and time-outs."""
@@ -22,16 +22,11 @@ def _is_honest(request: Request) -> bool:
 
 
 def _judge(found: list[Faced]) -> Judgement:
+    if died := death(found, {"down": "was down", "refused": "hung up on each connection"}):
+        return died
     asked: list[Request] = []
     wrong: list[tuple[str, Request]] = []
     for each in found:
-        if each.noted.get("died") == "down":
-            return Judgement(
-                outcome="fail",
-                display=f"the server ended while {each.name} was down",
-                losses=first_lines(map(told, each.group("down"))),
-                routes=tuple(each.noted["users"]),
-            )
         requests = each.group("down")
         asked += requests
         wrong += [(each.name, request) for request in requests if not _is_honest(request)]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable
 from stormproof.prove._recording import Request
 
-from ._dependency import ATTACKS, Faced, first_lines, judged_with
+from ._dependency import ATTACKS, Faced, death, first_lines, judged_with
 
 FACTOR = 5.0
 FLOOR = 0.25
@@ -27,6 +27,8 @@ def _by_route(requests: Iterable[Request]) -> dict[str, list[float]]:
 
 
 def _judge(found: list[Faced]) -> Judgement:
+    if died := death(found, {"slow": "was slow"}):
+        return died
     worst: tuple[float, str, str, float, float] | None = None
     slowed: list[str] = []
     held = 0
