@@ -26,6 +26,7 @@ demo: $(READY) ## Serve the reference service until Ctrl-C or SIGTERM (ARGS="--p
 	@exec $(BIN)/python -m stormproof demo $(ARGS)
 
 test: $(READY) ## Run the suite without the storms (ARGS="tests/limit -k queue" runs a part)
+	@sh scripts/browser.sh
 	@$(BIN)/python -m pytest -m "not storm" $(ARGS)
 
 # pytest ends with 5 when it collected nothing: no storm is written yet, which is not a failure.

@@ -154,6 +154,12 @@ class TasksFull(StormproofError):
     code, status, title = "SP602", 503, "Too many tasks"
 
 
+class CouldNotProve(StormproofError, RuntimeError):
+    """`prove` could not run or measure the app: it did not start, or nothing it serves answers."""
+
+    code, title = "SP701", "Could not prove"
+
+
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, ContextVar, Token, copy_context
+from typing import TypeAlias
 
 from .clock import MONOTONIC, Clock
 
@@ -80,11 +81,22 @@ def bounded(seconds: float) -> float:
     return seconds if left is None else max(0.0, min(seconds, left))
 
 
+DeadlineToken: TypeAlias = "Token[Deadline | None]"
+
+enter_deadline = _current.set
+"""Make a deadline the current one from here on; end it with `leave_deadline(token)`.
+
+The pair that `in_force` is made of, for the path of every request.
+"""
+
+leave_deadline = _current.reset
+
+
 class in_force:
     """Make `deadline` the current one inside the block; None: no deadline inside.
 
     It only states the time: nothing is cancelled when it passes. A class and not a
-    `@contextmanager`, which costs each request 0.9 µs more (CPython 3.11).
+    `@contextmanager`, which costs 0.9 µs more (CPython 3.11).
     """
 
     __slots__ = ("_deadline", "_token")

@@ -10,7 +10,7 @@ from typing import Protocol
 from .asgi import Scope, request_name
 from .clock import MONOTONIC, Clock
 from .events import Events, PhaseEntered, ReadinessLost, ReadinessRegained
-from .origin import enter_request, leave_request
+from .origin import OriginToken, enter_request, leave_request
 
 
 class Phase(Enum):
@@ -91,28 +91,6 @@ class InFlight:
     def name(self) -> str:
         """Method and route template, for example "GET /items/{id}"."""
         return request_name(self.scope)
-
-
-class Counted:
-    """Keeps a request counted while its block runs.
-
-    A class and not a `@contextmanager`, which costs each request 0.9 µs more (CPython 3.11).
-    """
-
-    __slots__ = ("_entry", "_origin", "_requests")
-
-    def __init__(self, entry: InFlight, requests: set[InFlight]) -> None:
-        self._entry = entry
-        self._requests = requests
-
-    def __enter__(self) -> InFlight:
-        self._requests.add(self._entry)
-        self._origin = enter_request(self._entry)
-        return self._entry
-
-    def __exit__(self, *exc_info: object) -> None:
-        leave_request(self._origin)
-        self._requests.discard(self._entry)
 
 
 @dataclass(eq=False, slots=True)
@@ -210,13 +188,32 @@ class Lifecycle:
         self._is_draining = _ORDER.index(phase) >= _ORDER.index(Phase.DRAINING)
         self.events.emit(PhaseEntered(phase.value))
 
-    def request(self, scope: Scope) -> "Counted":
+    @contextmanager
+    def request(self, scope: Scope) -> Iterator[InFlight]:
         """Count a request in, and out again when the block ends however it ends.
 
         Inside the block it is the origin of all work that is started.
         """
         entry = InFlight(scope, self.clock.now(), asyncio.current_task())
-        return Counted(entry, self.requests)
+        token = self.count_in(entry)
+        try:
+            yield entry
+        finally:
+            self.count_out(entry, token)
+
+    def count_in(self, entry: InFlight) -> OriginToken:
+        """Count a request in; `count_out(entry, token)` must follow in the same context.
+
+        The pair that `request` is made of: the block costs each HTTP request 1.3 µs more
+        (CPython 3.11).
+        """
+        self.requests.add(entry)
+        return enter_request(entry)
+
+    def count_out(self, entry: InFlight, token: OriginToken) -> None:
+        """Count it out again."""
+        leave_request(token)
+        self.requests.discard(entry)
 
     @contextmanager
     def stream(self, name: str) -> Iterator[StreamPlace]:

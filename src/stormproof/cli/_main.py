@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from stormproof.errors import InvalidSetting, StormproofError
 
+from ._prove import add_prove
 from ._serve import add_listener, add_reload, add_serve
 
 EXIT_WRONG_USE = 2
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_serve(commands)
     add_reload(commands)
+    add_prove(commands)
     _add_demo(commands)
     return parser
 

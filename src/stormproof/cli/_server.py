@@ -17,7 +17,7 @@ def add_server_options(serve: argparse.ArgumentParser) -> None:
     """Add them to `serve`."""
     for name, what in (
         ("header", "seconds a client may take to send a request's head; default 10"),
-        ("body", "seconds a client may pause within a request's body; default 30"),
+        ("body", "seconds a client may pause within a request's body; default 15"),
     ):
         serve.add_argument(f"--{name}-timeout", type=float, metavar="SECONDS", help=what)
     serve.add_argument("--ssl-certfile", metavar="PATH", help="serve TLS with this certificate")

@@ -17,7 +17,8 @@ from stormproof._core.lifecycle import Lifecycle, Loss
 from ._faults import first_line, is_connection_lost, unavailable, unreachable
 from ._pool import Checkout, Gate, GatedPool, PoolStatistics
 from ._session import DatabaseSession
-from ._settings import check_pool, checked_options, parsed_url, place
+from ._settings import check_pool, check_unready_after, checked_options, parsed_url, place
+from ._watch import Watch
 
 _CONNECT_TIMEOUT = 5.0
 
@@ -37,6 +38,9 @@ class Database:
         max_wait: Longest wait for a connection, in seconds; 0 means not to wait. The deadline
             of the request shortens it.
         pre_ping: Whether a connection is tested when it is taken from the pool.
+        unready_after: Seconds without a connection to be had after which `/readyz` answers 503,
+            until there is one again; at least about 1.5 s pass, for it is looked once a second.
+            None: the service is ready without this database.
         engine_options: Further arguments of SQLAlchemy's `create_async_engine`.
         name: What messages and the drain's report call it.
 
@@ -53,16 +57,20 @@ class Database:
         max_overflow: int = 10,
         max_wait: float = 2.0,
         pre_ping: bool = True,
+        unready_after: float | None = 1.0,
         engine_options: Mapping[str, Any] | None = None,
         name: str = "database",
     ) -> None:
         check_pool(pool_size, max_overflow, max_wait)
+        check_unready_after(unready_after)
         options = checked_options(engine_options)
         self._url = parsed_url(url)
         self._name = name
         self._place = place(self._url)
         self._pool_size = pool_size
         self._events = Events()
+        self._unready_after = unready_after
+        self._watch: Watch | None = None
         self._is_open = False
         self._out: dict[Any, Checkout] = {}
         self._gate = self._new_gate(
@@ -136,15 +144,27 @@ class Database:
         )
 
     async def open(self, lifecycle: Lifecycle) -> None:
-        """Connect once, so that a wrong URL or a dead server stops the start.
+        """Connect once, so that a wrong URL or a dead server stops the start; then keep watch.
 
-        Waits at most 5 s for the server. Cancelled: nothing is left open.
+        Waits at most 5 s for the server. Cancelled: nothing is left open. From here to the drain
+        a task looks once a second whether a connection can be had: see `unready_after`.
 
         Raises:
             DatabaseUnavailable: The server cannot be reached or refused us.
             StartFailed: It was reached, but does not work with these settings.
         """
         self._events = lifecycle.events
+        await self._connect_once()
+        if self._unready_after is not None:
+            self._watch = Watch(
+                self._gate,
+                self._ask_server,
+                name=f"part {self._name!r}",
+                unready_after=self._unready_after,
+                lifecycle=lifecycle,
+            )
+
+    async def _connect_once(self) -> None:
         try:
             async with self._engine.connect() as connection:
                 await connection.exec_driver_sql("SELECT 1")
@@ -167,6 +187,7 @@ class Database:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout_at(until):
+                await self._end_watch()
                 await self._gate.emptied.wait()
         except TimeoutError:
             now = loop.time()
@@ -179,10 +200,11 @@ class Database:
     async def close(self) -> None:
         """Close idle connections now and those in use when they come back; twice is harmless."""
         self._is_open = False
+        await self._end_watch()
         await self._engine.dispose()
 
     async def __aenter__(self) -> "Database":
-        await self.open(Lifecycle(events=self._events))
+        await self._connect_once()
         return self
 
     async def __aexit__(
@@ -192,6 +214,16 @@ class Database:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+    async def _ask_server(self) -> None:
+        async with self._engine.connect() as connection:
+            # Without a transaction, which on SQLite would wait for the writer.
+            alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await alone.exec_driver_sql("SELECT 1")
+
+    async def _end_watch(self) -> None:
+        if self._watch is not None:
+            await self._watch.stop()
 
     @asynccontextmanager
     async def _unit_of_work(self, options: Mapping[str, Any]) -> AsyncIterator[DatabaseSession]:

@@ -66,6 +66,7 @@ class Gate:
         self.capacity = capacity
         self.max_wait = max_wait
         self.in_use = 0
+        self.released = 0
         self.timeouts = 0
         self.emptied = asyncio.Event()
         self.emptied.set()
@@ -101,6 +102,7 @@ class Gate:
 
     def release(self) -> None:
         """Hand the place to the caller who has waited longest, or leave it free."""
+        self.released += 1
         while self._waiters:
             waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():  # done: cancelled in this very tick

@@ -94,6 +94,14 @@ def check_pool(pool_size: int, max_overflow: int, max_wait: float) -> None:
         raise InvalidSetting(f"max_wait is {max_wait}; give a number of seconds, 0 or more")
 
 
+def check_unready_after(seconds: float | None) -> None:
+    """Raise InvalidSetting for what is no time to wait."""
+    if seconds is not None and not 0 <= seconds < float("inf"):
+        raise InvalidSetting(
+            f"unready_after is {seconds}; give a number of seconds, 0 or more, or None for never"
+        )
+
+
 def checked_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return a copy of `engine_options` that names nothing this room decides itself."""
     checked = dict(options or {})

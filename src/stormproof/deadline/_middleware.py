@@ -10,7 +10,7 @@ from stormproof._core.events import Events
 from stormproof.errors import InvalidHeader, InvalidSetting, problem_body, problem_headers
 
 from ._expiries import Expiries
-from ._request import DEADLINE_KEY, RequestDeadline, TimedRequest
+from ._request import DEADLINE_KEY, RequestDeadline, Rules
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 """The header in which a caller says how many seconds it will wait."""
@@ -67,7 +67,7 @@ class DeadlineMiddleware:
         self._grace = answer_grace
         self._events = events or Events()
         self._clock = clock
-        self._expiries: Expiries | None = None
+        self._rules: Rules | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request; returns when its handler has ended *and* it was answered.
@@ -78,23 +78,21 @@ class DeadlineMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        now = self._clock.now()
         try:
             asked = _asked_seconds(scope)
         except InvalidHeader as error:
             await send_answer(send, error.status, problem_headers(error), problem_body(error))
             return
-        deadline = RequestDeadline(now, self._default, asked, self._clock, current_deadline())
-        scope[DEADLINE_KEY] = deadline
-        expiries = self._expiries_here()
-        request = TimedRequest(deadline, scope, send, self._grace, self._events, expiries)
+        rules = self._rules
+        if rules is None or rules.loop is not asyncio.get_running_loop():
+            rules = self._rules = self._rules_here()
+        request = RequestDeadline(scope, send, rules, asked, current_deadline())
+        scope[DEADLINE_KEY] = request
         await request.run(self._app, receive)
 
-    def _expiries_here(self) -> Expiries:
+    def _rules_here(self) -> Rules:
         loop = asyncio.get_running_loop()
-        if self._expiries is None or self._expiries.loop is not loop:
-            self._expiries = Expiries(loop)
-        return self._expiries
+        return Rules(self._default, self._grace, self._events, self._clock, Expiries(loop), loop)
 
 
 def _asked_seconds(scope: Scope) -> float:

@@ -52,6 +52,7 @@ class ProveOptions:
         dependencies: Name to URL, beside those found in the environment.
         live, ready: Paths of the platform's probes; None: found by their usual names.
         start_limit: Seconds the app may take until it answers.
+        allow_remote: Names of dependencies that may lie beyond this machine; left alone.
         environment: Added to the app's environment.
     """
 
@@ -71,4 +72,5 @@ class ProveOptions:
     live: str | None = None
     ready: str | None = None
     start_limit: float = 30.0
+    allow_remote: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -5,7 +5,7 @@ the app's processes share, so what the client saw and what the agent saw lie on 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 SCHEMA = 1
@@ -133,6 +133,7 @@ class Route:
             `dependency:NAME`.
         seconds: Median answer time under light load.
         weight: Share of the traffic, from the scenario.
+        kept: How to look up later that the promise was kept: `path`, `contains`.
     """
 
     id: str
@@ -151,6 +152,7 @@ class Route:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
     health: Literal["", "live", "ready", "both"] = ""
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +165,8 @@ class AttackRecord:
         marks: Named times, for instance `signal`, `fault-begun`, `fault-ended`.
         facts: What the attack knows and the series do not say; JSON values.
         exit: How the server ended.
-        problem: One sentence when the attack could not be run; audits are `not-measured` then.
+        problem: Why the attack could not be run, one sentence; audits are `not-measured` then.
+        unfit: Why there was nothing for it to do in this app; audits are `n-a` then.
     """
 
     name: str
@@ -178,6 +181,7 @@ class AttackRecord:
     facts: Mapping[str, Any] = field(default_factory=dict)
     exit: Exit | None = None
     problem: str = ""
+    unfit: str = ""
 
     def of_group(self, *groups: str) -> tuple[Request, ...]:
         """Return the requests of these groups."""
@@ -199,6 +203,7 @@ class Recording:
         profile: `name`, `grace`, `prestop`, `deadline`, `quick`.
         dependencies: Names of those that are rerouted through the fault proxy.
         has_agent: Whether the agent was inside; without it some audits are `not-measured`.
+        notes: Sentences for the report's reader, for instance what was left out.
     """
 
     app: str
@@ -211,12 +216,18 @@ class Recording:
     dependencies: tuple[str, ...] = ()
     routes: tuple[Route, ...] = ()
     attacks: tuple[AttackRecord, ...] = ()
+    notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def attack(self, name: str) -> AttackRecord | None:
         """Return the attack of that name, the last round where there are several."""
         found = [attack for attack in self.attacks if attack.name == name]
         return max(found, key=lambda attack: attack.round) if found else None
+
+    def in_round(self, number: int) -> "Recording":
+        """Return this recording as round `number` saw it: later rounds of attacks left out."""
+        kept = tuple(attack for attack in self.attacks if attack.round <= number)
+        return replace(self, attacks=kept)
 
     def rounds(self, name: str) -> int:
         """Return how often the attack was run."""
@@ -230,5 +241,5 @@ class Recording:
         """Yield the last round of each of these attacks (default: of all) that could be run."""
         for name in names or dict.fromkeys(attack.name for attack in self.attacks):
             found = self.attack(name)
-            if found is not None and not found.problem:
+            if found is not None and not found.problem and not found.unfit:
                 yield found

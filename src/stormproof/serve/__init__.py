@@ -2,10 +2,20 @@
 
 from ._advise import explained as explained
 from ._load import load_app as load_app
+from ._load import named_target as named_target
 from ._options import ServeOptions as ServeOptions
 from ._options import Supervision as Supervision
 from ._reload import reload as reload
 from ._run import serve as serve
 from ._supervisor import supervise as supervise
 
-__all__ = ("ServeOptions", "Supervision", "explained", "load_app", "reload", "serve", "supervise")
+__all__ = (
+    "ServeOptions",
+    "Supervision",
+    "explained",
+    "load_app",
+    "named_target",
+    "reload",
+    "serve",
+    "supervise",
+)

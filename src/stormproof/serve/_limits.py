@@ -32,7 +32,7 @@ class ReadLimits:
     """
 
     header_timeout: float = 10.0
-    body_timeout: float = 30.0
+    body_timeout: float = 15.0
 
     def __post_init__(self) -> None:
         for name in ("header_timeout", "body_timeout"):

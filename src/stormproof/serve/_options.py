@@ -50,7 +50,7 @@ class ServeOptions:
     prestop: float | None = None
     is_access_logged: bool = False
     header_timeout: float = 10.0
-    body_timeout: float = 30.0
+    body_timeout: float = 15.0
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
     is_http2: bool = False

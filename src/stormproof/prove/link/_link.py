@@ -168,6 +168,7 @@ def _summed(answers: list[dict[str, Any]]) -> dict[str, Any]:
         "processes": len(answers),
         "tasks": sum(answer["tasks"] for answer in answers),
         "threads": sum(answer["threads"] for answer in answers),
+        "fds": sum(answer["fds"] for answer in answers),
         "checkouts": [checkout for answer in answers for checkout in answer["checkouts"]],
         "pools": [pool for answer in answers for pool in answer["pools"]],
         "limiter": {name: limiter[name] for name in ("total", "borrowed", "waiting")},

@@ -1,0 +1,159 @@
+"""loop-blocking: no code holds the event loop for more than 100 ms."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
+from stormproof.prove._recording import Recording
+
+from ._served import played_from, played_until
+
+LIMIT = 0.1
+"""Seconds that one step of the loop may take."""
+
+_OFTEN = 2
+_ONCE = 0.5
+"""Seconds of a single stall that is told: a shorter one may be the machine, or a first time.
+
+The agent has taken off the time in which the process waited for a core.
+"""
+
+
+_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A line that stalled the loop, and how: seconds, longest first."""
+
+    where: str
+    routes: tuple[str, ...]
+    seconds: tuple[float, ...]
+    stack: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        routes = ", ".join(self.routes) or "no request"
+        return (
+            f"{self.where} held the loop {len(self.seconds)} times, "
+            f"for up to {1000 * self.seconds[0]:.0f} ms ({routes})"
+        )
+
+
+def _judge(recording: Recording) -> Judgement:
+    if not any(recording.measured()):
+        return not_measured("no attack was played")
+    places = sorted(_places(recording), key=lambda place: -sum(place.seconds))
+    if not places:
+        played = sum(1 for _ in recording.measured())
+        return Judgement(
+            outcome="pass",
+            display=f"no line of the app held the event loop for more than {1000 * LIMIT:.0f} ms "
+            f"in {played} attacks",
+            limit=LIMIT,
+            unit="s",
+        )
+    worst = places[0]
+    return Judgement(
+        outcome="fail",
+        display=worst.said,
+        value=max(place.seconds[0] for place in places),
+        unit="s",
+        limit=LIMIT,
+        losses=tuple(place.said for place in places[:5]),
+        stack=worst.stack,
+        routes=tuple(dict.fromkeys(route for place in places for route in place.routes)),
+    )
+
+
+def _places(recording: Recording) -> Iterator[_Place]:
+    stalls: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for facts in _stalls(recording):
+        stalls[_key(facts)].append(facts)
+    for found in stalls.values():
+        found.sort(key=lambda facts: -facts["seconds"])
+        if len(found) < _OFTEN and found[0]["seconds"] < _ONCE:
+            continue
+        worst = found[0]
+        yield _Place(
+            where=_where(worst),
+            routes=tuple(dict.fromkeys(str(each["route"]) for each in found if each["route"])),
+            seconds=tuple(each["seconds"] for each in found),
+            stack=tuple(map(str, worst.get("stack", ()))),
+        )
+
+
+def _stalls(recording: Recording) -> Iterator[Mapping[str, Any]]:
+    """Yield the stalls that the app answers for, start and end of its process left out."""
+    for record in recording.measured():
+        first, last = played_from(record), played_until(record)
+        for event in record.of_kind("stall"):
+            facts = event.facts
+            is_within = first <= event.at - facts["seconds"] and event.at <= last
+            if is_within and facts["seconds"] > LIMIT and _is_the_apps(facts):
+                yield facts
+
+
+def _is_the_apps(facts: Mapping[str, Any]) -> bool:
+    """Whether a request caused it, or a line that is no library's."""
+    file = str(facts.get("file") or "")
+    is_library = not file or file.startswith("<") or any(part in file for part in _LIBRARIES)
+    return bool(facts.get("route")) or not is_library
+
+
+def _key(facts: Mapping[str, Any]) -> str:
+    """Return what stalls of one cause have in common: the function, else the route."""
+    if facts.get("file"):
+        return f"{facts['file']} {facts.get('function')}"
+    return str(facts["route"])
+
+
+def _where(facts: Mapping[str, Any]) -> str:
+    if facts.get("file"):
+        return f"{facts['file']}:{facts.get('line')} in {facts.get('function')}"
+    return "code of a library"
+
+
+AUDIT = Audit(
+    id="loop-blocking",
+    is_must=True,
+    passing="Nothing holds the event loop for more than 100 ms",
+    failing="A line of code holds the event loop, and every other request stands still meanwhile",
+    why=(
+        "One process serves all its requests from one thread. While a call in an `async def` "
+        "does not give that thread back (a sleep, a synchronous HTTP or database call, a slow "
+        "regular expression, the JSON of a large object), nobody else is served: health probes "
+        "time out, heartbeats stop, deadlines fire late. At 300 ms a call, four calls a second "
+        "are the capacity of the whole process."
+    ),
+    fixes=(
+        Fix(
+            title="Await an asynchronous call, or hand the blocking one to a thread",
+            before=(
+                "@app.get('/report')\n"
+                "async def report() -> bytes:\n"
+                "    return requests.get(REPORTS).content  # the loop waits\n"
+            ),
+            after=(
+                "@app.get('/report')\n"
+                "async def report() -> bytes:\n"
+                "    return (await client.get(REPORTS)).content\n"
+                "\n"
+                "@app.get('/sum')\n"
+                "async def checksum() -> str:\n"
+                "    return await run_in_threadpool(slow_checksum)  # where it frees the GIL\n"
+            ),
+        ),
+        Fix(
+            title="With stormproof: calls of a bounded client",
+            before="quote = requests.get(QUOTES).json()\n",
+            after="quote = (await quotes.get('/latest')).json()  # stormproof.Upstream\n",
+        ),
+    ),
+    attacks=("baseline", "clients"),
+    judge=_judge,
+    needs_agent=True,
+    weight=5,
+)

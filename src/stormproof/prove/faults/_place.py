@@ -1,0 +1,112 @@
+"""The places that the value of an environment variable names: hosts and ports in its URLs."""
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, unquote
+
+_PORTS: Mapping[str, int] = {
+    "amqp": 5672,
+    "amqps": 5671,
+    "cockroachdb": 26257,
+    "http": 80,
+    "https": 443,
+    "kafka": 9092,
+    "mariadb": 3306,
+    "memcached": 11211,
+    "mongodb": 27017,
+    "mssql": 1433,
+    "mysql": 3306,
+    "nats": 4222,
+    "oracle": 1521,
+    "postgres": 5432,
+    "postgresql": 5432,
+    "redis": 6379,
+    "rediss": 6379,
+    "smtp": 25,
+    "smtps": 465,
+    "valkey": 6379,
+    "valkeys": 6379,
+    "ws": 80,
+    "wss": 443,
+}
+
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#\s]*)"
+    r"(?:/[^?#\s]*)?(?:\?(?P<query>[^#\s]*))?(?:#\S*)?"
+)
+_BETWEEN = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+_HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:,]*)(?::(?P<port>\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One host and port.
+
+    Attributes:
+        url: The URL that names it, passwords included: not for printing.
+        host: Without brackets; "" for this machine's own default, such as a Unix socket.
+        port: As written, or its scheme's own; None: unknown.
+        span: Where in the variable's value host and port are written.
+        url_at: Where in the value the URL begins.
+        is_fixed: Whether it is named where no proxy's address could stand.
+    """
+
+    url: str = field(repr=False)
+    host: str
+    port: int | None
+    span: tuple[int, int]
+    url_at: int
+    is_fixed: bool = False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        name = self.host.lower().rstrip(".")
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or address.is_unspecified
+
+
+def places(value: str) -> tuple[Place, ...]:
+    """Return what a value names: a URL, or several with commas between; else nothing.
+
+    Unix sockets and empty hosts (SQLite, `file:`) are no places.
+    """
+    found: list[Place] = []
+    at = 0
+    for part in (*_BETWEEN.finditer(value), None):
+        end = len(value) if part is None else part.start()
+        begin = at + len(value[at:end]) - len(value[at:end].lstrip())
+        match = _URL.fullmatch(
+            value, begin, end - (len(value[at:end]) - len(value[at:end].rstrip()))
+        )
+        if match is None:
+            return ()
+        found += _places_of(match)
+        at = end if part is None else part.end()
+    return tuple(found)
+
+
+def _places_of(match: "re.Match[str]") -> Iterator[Place]:
+    hosts = parse_qs(match["query"] or "").get("host", [])
+    default = _PORTS.get(match["scheme"].split("+")[0].lower())
+    for host in hosts:  # as libpq reads it: it replaces the authority's
+        if not host.startswith(("/", "@")):
+            name = host.partition(":")[0]
+            span = match.span("query")
+            yield Place(match[0], name, default, span, match.start(), is_fixed=True)
+    if hosts:
+        return
+    authority = match["authority"]
+    begin = match.start("authority") + authority.rfind("@") + 1
+    for piece in _HOST.finditer(match.string, begin, match.end("authority")):
+        host = unquote(piece["host"]).strip("[]")
+        if host and not host.startswith("/"):
+            port = int(piece["port"]) if piece["port"] else default
+            yield Place(match[0], host, port, piece.span(), match.start())

@@ -1,0 +1,5 @@
+"""A PostgreSQL."""
+
+from tests.prove_apps.worlds import postgres as world
+
+__all__ = ("world",)

@@ -1,0 +1,29 @@
+"""Sound: the lifespan's teardown cancels the consumer before it waits for it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+
+async def consume(queue: "asyncio.Queue[str]") -> None:
+    while True:
+        await queue.get()
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    consumer = asyncio.create_task(consume(asyncio.Queue()))
+    yield
+    consumer.cancel()
+    with suppress(asyncio.CancelledError):
+        await consumer
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/version")
+async def version() -> dict[str, int]:
+    return {"version": 1}

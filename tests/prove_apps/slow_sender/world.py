@@ -1,0 +1,3 @@
+"""The sound twin needs a server that limits the reading of a head."""
+
+OPTIONS = {"sound": {"server": "serve"}}

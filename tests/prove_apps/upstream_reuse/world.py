@@ -1,0 +1,5 @@
+"""An HTTP upstream."""
+
+from tests.prove_apps.worlds import upstream as world
+
+__all__ = ("world",)
