@@ -82,8 +82,8 @@ async def _calm(scene: Scene) -> dict[str, int]:
     return sizes
 
 
-async def _read(scene: Scene, route: Route) -> Request:
-    return await ask(scene.port, Shot.of(route), timeout=10.0, ledger=scene.ledger, group="readers")
+async def _read(scene: Scene, route: Route, *, group: str = "readers") -> Request:
+    return await ask(scene.port, Shot.of(route), timeout=10.0, ledger=scene.ledger, group=group)
 
 
 async def _leave(scene: Scene) -> None:
