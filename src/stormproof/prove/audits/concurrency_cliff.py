@@ -1,4 +1,4 @@
-"""concurrency-cliff: more callers at once do not make the app answer less."""
+"""`concurrency-cliff`: more callers at once do not make the app answer less."""
 
 from collections import Counter
 
