@@ -21,7 +21,7 @@ The agent has taken off the time in which the process waited for a core.
 """
 
 
-_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3")
+_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "/stormproof/prove/")
 
 
 @dataclass(frozen=True, slots=True)
