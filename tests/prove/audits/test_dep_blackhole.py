@@ -15,7 +15,7 @@ def test_a_request_that_hangs_fails() -> None:
     judgement = AUDIT.judge(faced(request("blackhole", status=503), hanging))
     assert judgement.outcome == "fail"
     assert judgement.display == (
-        "with DATABASE_URL silent, 1 of 2 requests had no whole answer within 10 s: "
+        "with DATABASE_URL silent, 1 of 2 requests had not ended after 10 s: "
         "GET /user was never answered: the client gave up after 11.00 s"
     )
 

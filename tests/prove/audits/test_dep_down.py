@@ -34,3 +34,11 @@ def test_anything_else_fails(wrong: object, words: str) -> None:
 def test_a_process_that_ends_fails() -> None:
     judgement = AUDIT.judge(faced(request("down", ended="reset"), died="down"))
     assert (judgement.outcome, "the server ended" in judgement.display) == ("fail", True)
+
+
+def test_an_answer_under_way_may_break_off() -> None:
+    judgement = AUDIT.judge(faced(request("down", ended="truncated")))
+    assert (judgement.outcome, judgement.display) == (
+        "pass",
+        "1 of 1 requests were answered honestly within 3 s while their dependency was down (0)",
+    )

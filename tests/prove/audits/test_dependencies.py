@@ -48,3 +48,17 @@ def test_a_dependency_that_no_route_uses_does_not_count(audit: Audit) -> None:
 @each_audit
 def test_without_a_request_nothing_is_said(audit: Audit) -> None:
     assert audit.judge(faced()).outcome in ("not-measured", "n-a")
+
+
+@pytest.mark.parametrize(
+    ("phase", "audit"),
+    [
+        ("slow", dep_slow_isolation.AUDIT),
+        ("down", dep_down.AUDIT),
+        ("refused", dep_down.AUDIT),
+        ("blackhole", dep_blackhole.AUDIT),
+    ],
+)
+def test_a_server_that_ends_fails_where_it_ended(phase: str, audit: Audit) -> None:
+    judgement = audit.judge(faced(died=phase))
+    assert (judgement.outcome, "the server ended" in judgement.display) == ("fail", True)

@@ -10,15 +10,24 @@ from stormproof.prove.faults import Blackhole, Down, Fault, FaultProxy, Latency,
 from stormproof.prove.load import Ledger, Shot, ask, closed_loop, open_loop
 
 _MOST_DEPENDENCIES = 3
-_MOST_USERS = 5
+_LOOKS = 2
+_MOST_USERS = 4
 _MOST_OTHERS = 6
 """Half of them with a part that runs in a thread, where there are such."""
 
-_ONE_WAY = 0.5
-"""Seconds a slow dependency takes in each direction: a round trip is one second."""
+_ONE_WAY = 1.5
+"""Seconds a slow dependency takes in each direction. Long, so that few requests a second hold
+all that can be held, and a small machine is not at its end for their sake."""
 
-_CALLERS = 100
-"""More than the 40 threads twice over, and more than any sensible pool."""
+_CALLERS = 60
+"""More than the 40 threads, and more than any usual pool."""
+
+_RAMP = 1.0
+
+_REST = 1.5
+"""Seconds a caller rests after a quick answer: whoever sheds load is not drowned for it."""
+
+_QUICK = 0.5
 
 _OTHERS_RATE = 6.0
 """Requests per second to each route that does not use it."""
@@ -32,9 +41,9 @@ _BACK_LIMIT = 6.0
 _GOOD_IN_A_ROW = 3
 
 _ENOUGH = 12
-"""Requests that show whether connections are kept; a slow route gets up to four turns for it."""
+"""Requests that show whether connections are kept; a slow route gets up to three turns for it."""
 
-_MOST_TURNS = 4
+_MOST_TURNS = 3
 
 
 class _Dependency:
@@ -106,12 +115,19 @@ async def _attack(one: _Dependency) -> None:
 
 
 async def _find_users(one: _Dependency) -> None:
-    """Ask each plain route twice, alone: who made it send something both times uses it."""
+    """Ask each plain route alone: who made it send something each time uses it.
+
+    Each time, because others send as well: work after a response, a pool that looks whether its
+    connections live.
+    """
     aside = Ledger(one.scene.ledger.zero)
+    learned = {f"dependency:{proxy.name}" for proxy in one.proxies}
     users, others = [], []
     for route in one.scene.of_kind("plain"):
-        seen = []
-        for _ in range(2):
+        seen = [bool(learned & set(route.uses))]
+        for _ in range(_LOOKS):
+            if not seen[-1] and len(seen) > 1:
+                break
             before = one.count("bytes_up")
             answer = await ask(
                 one.scene.port, Shot.of(route), timeout=5.0, ledger=aside, group="look"
@@ -119,7 +135,7 @@ async def _find_users(one: _Dependency) -> None:
             seen.append(one.count("bytes_up") > before and answer.is_good)
         if all(seen):
             users.append(route)
-        elif not any(seen):
+        elif not seen[0]:
             others.append(route)
     probes = [route for route in one.scene.of_kind("health") if route.health == "live"]
     one.users = tuple(_spread(users, _MOST_USERS))
@@ -144,10 +160,10 @@ async def _before(one: _Dependency) -> None:
     """Light load: what is usual, and how many connections it takes."""
     reuse: dict[str, dict[str, int]] = {}
     for route in one.users:
-        await _light_load(one, route, Ledger(one.scene.ledger.zero), seconds=0.2)
+        await _light_load(one, route, Ledger(one.scene.ledger.zero), seconds=0.15)
         accepted, rows = one.count("accepted"), len(one.scene.ledger.rows)
         for _ in range(_MOST_TURNS):
-            await _light_load(one, route, one.scene.ledger, seconds=0.5)
+            await _light_load(one, route, one.scene.ledger, seconds=0.4)
             if len(one.scene.ledger.rows) - rows >= _ENOUGH:
                 break
         reuse[route.id] = {
@@ -188,20 +204,9 @@ async def _slow(one: _Dependency) -> None:
     """Many wait for the slow dependency; what the others feel of it is what is looked at."""
     one.set(Latency(_ONE_WAY))
     one.mark("slow-begun")
-    waiting = asyncio.create_task(
-        closed_loop(
-            one.scene.port,
-            [Shot.of(route) for route in one.users],
-            callers=_CALLERS,
-            seconds=60.0,
-            timeout=one.scene.options.deadline,
-            ledger=one.scene.ledger,
-            group=f"slow-users:{one.name}",
-            pause=0.25,
-        )
-    )
+    waiting = asyncio.create_task(_callers(one))
     try:
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(_RAMP + 0.5)
         await _ask_others(one, "slow-others", seconds=max(1.5, 2.5 * one.scene.scale))
     finally:
         waiting.cancel()
@@ -211,17 +216,38 @@ async def _slow(one: _Dependency) -> None:
     await _settle(one)
 
 
+async def _callers(one: _Dependency) -> None:
+    """Let many ask the routes that use it, until cancelled."""
+
+    async def caller(number: int) -> None:
+        route = one.users[number % len(one.users)]
+        await asyncio.sleep(_RAMP * number / _CALLERS)
+        while True:
+            answer = await one.ask(route, "slow-users", timeout=one.scene.options.deadline)
+            is_quick = answer.latency is None or answer.latency < _QUICK
+            await asyncio.sleep(_REST if is_quick else 0.05)
+
+    async with asyncio.TaskGroup() as callers:
+        for number in range(_CALLERS):
+            callers.create_task(caller(number))
+
+
 async def _settle(one: _Dependency) -> None:
     """Wait until the routes answer again, so that one fault is not seen in the next."""
     aside = Ledger(one.scene.ledger.zero)
-    for route in one.users:
-        for _ in range(_GOOD_IN_A_ROW):
-            answer = await ask(
-                one.scene.port, Shot.of(route), timeout=3.0, ledger=aside, group="settle"
+    ends_at = aside.now() + _BACK_LIMIT
+    waiting = list(one.users)
+    while waiting and aside.now() < ends_at:
+        answers = await asyncio.gather(
+            *(
+                ask(one.scene.port, Shot.of(route), timeout=2.0, ledger=aside, group="settle")
+                for route in waiting
             )
-            if answer.is_good:
-                break
-            await asyncio.sleep(0.2)
+        )
+        waiting = [
+            route for route, answer in zip(waiting, answers, strict=True) if not answer.is_good
+        ]
+        await asyncio.sleep(0.1)
 
 
 async def _down(one: _Dependency) -> None:

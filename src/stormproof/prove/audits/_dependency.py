@@ -55,6 +55,20 @@ def judged_with(judge: Callable[[list[Faced]], Judgement]) -> Callable[[Recordin
     return whole
 
 
+def death(found: Iterable[Faced], words: Mapping[str, str]) -> Judgement | None:
+    """Return the fail of a server that ended in one of these phases, worded; None: it did not."""
+    for each in found:
+        phase = each.noted.get("died", "")
+        if phase in words:
+            return Judgement(
+                outcome="fail",
+                display=f"the server ended while {each.name} {words[phase]}",
+                losses=first_lines(map(told, each.group(phase, f"{phase}-others"))),
+                routes=tuple(each.noted["users"]),
+            )
+    return None
+
+
 def told(request: Request) -> str:
     """Return one request as a line of evidence."""
     took = "" if request.latency is None else f" after {request.latency:.2f} s"

@@ -2,27 +2,24 @@
 
 from stormproof.prove._audit import Audit, Fix, Judgement
 
-from ._dependency import ATTACKS, Faced, first_lines, judged_with, routes_of, told
+from ._dependency import ATTACKS, Faced, death, first_lines, judged_with, routes_of, told
 
 _SLACK = 0.5
 """Seconds beyond the deadline that are the machine's and not the app's."""
 
 
 def _judge(found: list[Faced]) -> Judgement:
+    if died := death(found, {"blackhole": "was silent"}):
+        return died
     asked, late = [], []
     longest = limit = 0.0
     for each in found:
         limit = float(each.noted["deadline"])
-        if each.noted.get("died") == "blackhole":
-            return Judgement(
-                outcome="fail",
-                display=f"the server ended while {each.name} was silent",
-                routes=tuple(each.noted["users"]),
-            )
         for request in each.group("blackhole"):
             asked.append(request)
             latency = request.latency
-            if request.ended == "complete" and latency is not None and latency <= limit + _SLACK:
+            has_ended = request.ended in ("complete", "truncated")
+            if has_ended and latency is not None and latency <= limit + _SLACK:
                 longest = max(longest, latency)
             else:
                 late.append((each.name, request))
@@ -40,8 +37,8 @@ def _judge(found: list[Faced]) -> Judgement:
     name, first = late[0]
     return Judgement(
         outcome="fail",
-        display=f"with {name} silent, {len(late)} of {len(asked)} requests had no whole answer "
-        f"within {limit:g} s: {told(first)}",
+        display=f"with {name} silent, {len(late)} of {len(asked)} requests had not ended "
+        f"after {limit:g} s: {told(first)}",
         value=float(len(late)),
         unit="requests",
         limit=0.0,

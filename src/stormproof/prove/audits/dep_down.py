@@ -3,7 +3,7 @@
 from stormproof.prove._audit import Audit, Fix, Judgement
 from stormproof.prove._recording import Request
 
-from ._dependency import ATTACKS, Faced, first_lines, judged_with, routes_of, told
+from ._dependency import ATTACKS, Faced, death, first_lines, judged_with, routes_of, told
 
 SOON = 3.0
 """Seconds: a refused connection is known at once; what takes longer is retries and time-outs."""
@@ -12,22 +12,21 @@ _HONEST = frozenset({502, 503, 504, 424, 429})
 
 
 def _is_honest(request: Request) -> bool:
-    is_said = request.status in _HONEST or 200 <= request.status < 400
     latency = request.latency
-    return request.ended == "complete" and is_said and latency is not None and latency <= SOON
+    if latency is None or latency > SOON:
+        return False
+    if request.ended == "truncated":
+        return True  # an answer under way has no other word for it than its missing end
+    is_said = request.status in _HONEST or 200 <= request.status < 400
+    return request.ended == "complete" and is_said
 
 
 def _judge(found: list[Faced]) -> Judgement:
+    if died := death(found, {"down": "was down", "refused": "hung up on each connection"}):
+        return died
     asked: list[Request] = []
     wrong: list[tuple[str, Request]] = []
     for each in found:
-        if each.noted.get("died") == "down":
-            return Judgement(
-                outcome="fail",
-                display=f"the server ended while {each.name} was down",
-                losses=first_lines(map(told, each.group("down"))),
-                routes=tuple(each.noted["users"]),
-            )
         requests = each.group("down")
         asked += requests
         wrong += [(each.name, request) for request in requests if not _is_honest(request)]
@@ -37,8 +36,8 @@ def _judge(found: list[Faced]) -> Judgement:
         statuses = sorted({request.status for request in asked})
         return Judgement(
             outcome="pass",
-            display=f"{len(asked)} of {len(asked)} requests were answered "
-            f"{' or '.join(map(str, statuses))} within {SOON:g} s while their dependency was down",
+            display=f"{len(asked)} of {len(asked)} requests were answered honestly within "
+            f"{SOON:g} s while their dependency was down ({', '.join(map(str, statuses))})",
             value=float(len(asked)),
             unit="requests",
         )

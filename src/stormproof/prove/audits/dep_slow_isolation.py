@@ -8,14 +8,11 @@ from collections.abc import Iterable
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable
 from stormproof.prove._recording import Request
 
-from ._dependency import ATTACKS, Faced, first_lines, judged_with
+from ._dependency import ATTACKS, Faced, death, first_lines, judged_with
 
 FACTOR = 5.0
 FLOOR = 0.25
 """Seconds: below this nobody counts factors."""
-
-_SHARE = 0.75
-"""Of a route's requests must have kept the limit; a noisy machine delays some, a fault most."""
 
 _LEAST = 4
 """Requests of a route, below which nothing is said of it."""
@@ -29,11 +26,9 @@ def _by_route(requests: Iterable[Request]) -> dict[str, list[float]]:
     return found
 
 
-def _typical(seconds: list[float]) -> float:
-    return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * _SHARE))]
-
-
 def _judge(found: list[Faced]) -> Judgement:
+    if died := death(found, {"slow": "was slow"}):
+        return died
     worst: tuple[float, str, str, float, float] | None = None
     slowed: list[str] = []
     held = 0
@@ -46,7 +41,7 @@ def _judge(found: list[Faced]) -> Judgement:
             held += 1
             usual = statistics.median(before[route]) if before.get(route) else 0.0
             limit = max(FACTOR * usual, FLOOR)
-            typical = _typical(seconds)
+            typical = statistics.median(seconds)  # noise delays some, a fault most
             if worst is None or typical / limit > worst[0]:
                 worst = (typical / limit, each.name, route, typical, usual)
             if typical > limit:
