@@ -29,6 +29,14 @@ that was early enough has its answer 1 s later.
 LEAST_OVERLOAD = 1.5
 """Times the capacity that must really have been sent before a pass says anything."""
 
+STARVED = 0.2
+"""Share of the time a server may have waited for a core and still be held to the limits: slots
+are held longer where each step of their work waits for one."""
+
+COLLAPSE = 0.2
+"""Below it (of the capacity, or of the requests) nothing but a queue without an end explains it,
+however busy the machine is."""
+
 RECOVERY_STEP = 0.5
 _RECOVERED_SHARE = 0.9
 _RECOVERY_FLOOR = 0.05
@@ -82,6 +90,19 @@ class Overload:
     def is_generator_late(self) -> bool:
         """Whether the load generator was itself too late for its figures to be the app's."""
         return self.late > PATIENCE / 4
+
+    @property
+    def is_excused(self) -> bool:
+        """Whether other work on the machine took so much that a loss is not the app's."""
+        return self.starved > STARVED
+
+    @property
+    def excuse(self) -> str:
+        """What to say then."""
+        return (
+            f"the machine was too busy to say more: {100 * self.starved:.0f} % of the time the "
+            "server waited for a core"
+        )
 
     @property
     def words(self) -> str:

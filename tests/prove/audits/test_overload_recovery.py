@@ -56,3 +56,10 @@ def test_twice_the_time_before_is_allowed_and_never_less_than_50_ms_more() -> No
 def test_an_app_that_only_computes_and_a_late_generator_are_not_judged() -> None:
     assert AUDIT.judge(overloaded(after(quick_from=9.0), limited_by="cpu")).outcome == "n-a"
     assert AUDIT.judge(overloaded([])).outcome == "not-measured"
+
+
+def test_a_machine_without_cpu_to_spare_is_blamed_for_slow_answers_but_not_for_none() -> None:
+    slow = after(quick_from=9.0)
+    assert AUDIT.judge(overloaded(slow, starved=0.3)).outcome == "not-measured"
+    gone = [request("after", at=20.0, ended="timeout", seconds=1.0)] * 3
+    assert AUDIT.judge(overloaded(gone, starved=0.3)).outcome == "fail"

@@ -1,6 +1,7 @@
 """slow-reader, on recordings built by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from stormproof.prove import Judgement
@@ -47,6 +48,14 @@ def test_memory_that_grows_beyond_buffers_fails() -> None:
     assert judgement.display == (
         "memory grew by 20 MB while 2 readers had stopped reading (at most 20 MB would be buffers)"
     )
+
+
+def test_answer_that_is_not_streamed_may_stay_in_memory_but_not_a_streamed_one() -> None:
+    read = request("readers", route=EXPORT)
+    fixed = replace(read, size_bytes=5_000_000)
+    assert judged(grown=39.0, calm=[fixed]).outcome == "pass"
+    streamed = replace(fixed, headers={"transfer-encoding": "chunked"})
+    assert judged(grown=39.0, calm=[streamed]).outcome == "fail"
 
 
 def test_connection_held_for_a_stalled_reader_fails() -> None:

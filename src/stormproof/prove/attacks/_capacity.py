@@ -53,7 +53,8 @@ class Capacity:
     @property
     def limited_by(self) -> LimitedBy:
         """What limits it."""
-        return "cpu" if is_cpu_limited(self.use) else "waiting"
+        is_cpu = is_cpu_limited(self.use, rate=self.rate, seconds=self.route.seconds)
+        return "cpu" if is_cpu else "waiting"
 
 
 async def capacity_of(scene: Scene, route: Route, *, seconds: float) -> Capacity:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from statistics import fmean
 from typing import Any
 
 from stormproof.prove._attack import Attack, Scene
@@ -111,6 +112,7 @@ class _Asking:
         self._scene = scene
         self._shots = [Shot.of(route) for route in routes]
         self._seconds = max(0.6, 1.0 * scene.scale, 4 * max(route.seconds for route in routes))
+        self._answer_time = fmean(route.seconds for route in routes)
         self.pause = 0.0
 
     async def by(self, callers: int) -> Step:
@@ -133,15 +135,17 @@ class _Asking:
         use = server.use()
         rows = [row for row in scene.ledger.rows[first:] if row.group == group]
         statuses = Counter(row.status for row in rows)
+        rate = answer_rate(rows, began_at=began_at, seconds=self._seconds)
         return Step(
             callers=callers,
-            rate=answer_rate(rows, began_at=began_at, seconds=self._seconds),
+            rate=rate,
             share=1.0,
             asked=len(rows),
             errors=statuses[500],
             refused=statuses[503] + statuses[429],
             unanswered=sum(row.ended != "complete" for row in rows),
-            is_cpu_limited=use is not None and is_cpu_limited(use),
+            is_cpu_limited=use is not None
+            and is_cpu_limited(use, rate=rate, seconds=self._answer_time),
             starved=0.0 if use is None else use.starved,
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from statistics import median
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_applicable, not_measured
-from stormproof.prove._overload import CPU_WORDS, PATIENCE, overloaded
+from stormproof.prove._overload import COLLAPSE, CPU_WORDS, PATIENCE, overloaded
 from stormproof.prove._recording import Recording, Request
 
 LIMIT = 0.95
@@ -33,9 +33,12 @@ def _judge(recording: Recording) -> Judgement:
     refused = [request for request in unserved if not _fault(request)]
     faults = [(request, fault) for request in unserved if (fault := _fault(request))]
     share = len(refused) / len(unserved)
+    words = _display(refused, faults, len(unserved)) + f"; {overload.words}"
+    if COLLAPSE <= share < LIMIT and overload.is_excused:
+        return not_measured(f"{words}; {overload.excuse}")
     return Judgement(
         outcome="pass" if share >= LIMIT else "fail",
-        display=_display(refused, faults, len(unserved)) + f"; {overload.words}",
+        display=words,
         value=share,
         unit="of those not served",
         limit=LIMIT,

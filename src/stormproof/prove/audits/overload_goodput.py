@@ -3,6 +3,7 @@
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable, not_measured
 from stormproof.prove._overload import (
     BEGUN,
+    COLLAPSE,
     CPU_WORDS,
     ENDED,
     FILLED,
@@ -15,13 +16,6 @@ from stormproof.prove._recording import AttackRecord, Recording, Request
 
 LIMIT = 0.8
 """Of the capacity, answered in time."""
-
-COLLAPSE = 0.2
-"""Below it nothing but a queue without an end explains it, however busy the machine is."""
-
-STARVED = 0.2
-"""Share of the time a server may have waited for a core and still be held to `LIMIT`: slots are
-held longer where each step of their work waits for one."""
 
 _STEP = 0.5
 
@@ -47,11 +41,8 @@ def _judge(recording: Recording) -> Judgement:
         return not_measured(_bottleneck(overload))
     if not is_good and overload.is_generator_late:
         return not_measured(_bottleneck(overload))
-    if COLLAPSE <= goodput < LIMIT and overload.starved > STARVED:
-        return not_measured(
-            f"{words}; the machine was too busy to say more: {_share(overload.starved)} of the "
-            "time the server waited for a core"
-        )
+    if COLLAPSE <= goodput < LIMIT and overload.is_excused:
+        return not_measured(f"{words}; {overload.excuse}")
     return Judgement(
         outcome="pass" if is_good else "fail",
         display=words,

@@ -2,6 +2,7 @@
 
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable, not_measured
 from stormproof.prove._overload import (
+    COLLAPSE,
     CPU_WORDS,
     ENDED,
     PATIENCE,
@@ -35,6 +36,9 @@ def _judge(recording: Recording) -> Judgement:
     if overload.limited_by == "cpu":
         return not_applicable(f"{words}; {CPU_WORDS}")
     is_good = seconds is not None and seconds <= LIMIT
+    served = sum(request.is_good for request in after) / len(after)
+    if not is_good and served >= COLLAPSE and overload.is_excused:
+        return not_measured(f"{words}; {overload.excuse}")
     return Judgement(
         outcome="pass" if is_good else "fail",
         display=words,

@@ -35,7 +35,7 @@ def _judge(recording: Recording) -> Judgement:
     if not readers:
         return not_measured(f"no stalled reader got an answer from {routes[0]}")
     growth = _growth(record)
-    limit = _PER_READER * len(readers) + _SLACK
+    limit = _allowed(record, readers)
     losses = [*_buffered(growth, limit, readers), *_held(record, readers), *_slowed(record)]
     return Judgement(
         outcome="fail" if losses else "pass",
@@ -52,12 +52,26 @@ def _judge(recording: Recording) -> Judgement:
     )
 
 
+def _allowed(record: AttackRecord, readers: Iterable[Request]) -> float:
+    """Return by how many bytes memory may grow.
+
+    An answer of a given length is in memory as a whole, which has a bound: it may stay there. One
+    that is streamed has to wait for its reader.
+    """
+    sizes = {row.route: row.size_bytes for row in record.of_group("readers") if not _streams(row)}
+    return _SLACK + sum(_PER_READER + 2 * sizes.get(reader.route, 0) for reader in readers)
+
+
+def _streams(request: Request) -> bool:
+    return "chunked" in request.headers.get("transfer-encoding", "")
+
+
 def _growth(record: AttackRecord) -> float:
     """Return by how many bytes memory grew beyond what the same answers took when read well."""
     begun, ended = record.marks["stalled"], record.marks["stalled-ended"]
     before = [sample.rss_bytes for sample in record.samples if sample.at <= begun]
     during = [sample.rss_bytes for sample in record.samples if begun < sample.at <= ended]
-    return max(during) - max(before) if before and during else 0.0
+    return max(0.0, max(during) - max(before)) if before and during else 0.0
 
 
 def _buffered(growth: float, limit: float, readers: Sequence[Request]) -> list[str]:

@@ -9,6 +9,9 @@ LIMIT_TIMES = 10.0
 LIMIT_SECONDS = 0.25
 """Seconds that are always allowed."""
 
+_EXPLAINED = 0.5
+"""Of the slow route's time, at most 1 s: who waits less does not wait for its threads."""
+
 
 def _judge(recording: Recording) -> Judgement:
     record = recording.attack("threads")
@@ -21,7 +24,8 @@ def _judge(recording: Recording) -> Judgement:
     if not common:
         return not_measured("no other route was answered")
     worst = max(common, key=lambda id: during[id] / _limit(before[id]))
-    late = [id for id in common if during[id] > _limit(before[id])]
+    explained = min(1.0, _EXPLAINED * slow.get("seconds", 0.0))
+    late = [id for id in common if during[id] > max(_limit(before[id]), explained)]
     words = (
         f"{slow.get('route')} ({slow.get('seconds', 0.0):.2f} s, {slow.get('limit')} threads) "
         f"full: {worst} took {during[worst]:.3f} s (p95), {before[worst]:.3f} s before"

@@ -5,9 +5,16 @@ from types import MappingProxyType
 from typing import Final
 
 KEPT_HEADERS: Final = frozenset(
-    {"connection", "retry-after", "content-type", "cache-control", "x-accel-buffering"}
+    {
+        "cache-control",
+        "connection",
+        "content-type",
+        "retry-after",
+        "transfer-encoding",
+        "x-accel-buffering",
+    }
 )
-_READ_HEADERS = KEPT_HEADERS | {"content-length", "transfer-encoding"}
+_READ_HEADERS = KEPT_HEADERS | {"content-length"}
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _MOST_HEAD_BYTES = 65536
@@ -94,7 +101,6 @@ class AnswerParser:
         self.status = status
         self._frame(fields, is_old=first.startswith("HTTP/1.0"))
         fields.pop("content-length", None)
-        fields.pop("transfer-encoding", None)
         self.headers = fields or _NO_HEADERS
         return True
 

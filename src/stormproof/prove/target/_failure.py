@@ -3,17 +3,19 @@
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from stormproof.prove._options import ProveOptions
 from stormproof.prove._secrets import without_secrets
 
+from ._port import is_free
 from ._target import Target
 
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_PREFIX = re.compile(r"^(?:ERROR:\s+|[\s|+]*\| )")
+_PREFIX = re.compile(r"^(?:(?:\[[^\]]*\] )+|ERROR:\s+|[\s|+]*\| )")
 _BEGIN = "Traceback (most recent call last):"
+_OURS = "stormproof: "
 _RAISED = re.compile(r"^[A-Za-z_][\w.]*(?:: .*)?$")
 _COMPLAINT = re.compile(r"(?i)\b(?:error|critical|fatal)\b")
 _MOST_WORDS = 300
@@ -32,13 +34,14 @@ def why_it_ended(target: Target, options: ProveOptions, *, has_all_ended: bool) 
     return f"{who} did not start: {reason} ({how})"
 
 
-def why_it_is_silent(target: Target, options: ProveOptions, others: Iterable[int]) -> str:
-    """Return the sentence for a server that runs and does not answer."""
+def why_it_is_silent(target: Target, options: ProveOptions, ports: Collection[int]) -> str:
+    """Return the sentence for a server that runs, listens on `ports`, and does not answer."""
     where = f"on port {target.port} within {options.start_limit:g} s"
     sentence = f"{_name(options)} did not answer {where}"
-    ports = sorted(set(others) - {target.port})
-    if ports:
-        sentence += f"; it listens on {', '.join(map(str, ports))} instead"
+    if target.port not in ports and not is_free(target.port):
+        sentence += "; a process that is not its own has that port"
+    elif others := sorted(set(ports) - {target.port}):
+        sentence += f"; it listens on {', '.join(map(str, others))} instead"
     reason = last_word(target.output, options.directory)
     return f"{sentence}; its last output: {reason}" if reason else f"{sentence} and printed nothing"
 
@@ -46,12 +49,18 @@ def why_it_is_silent(target: Target, options: ProveOptions, others: Iterable[int
 def last_word(output: str, directory: Path) -> str:
     """Return what output says last: an exception and where, or a line; without passwords."""
     lines = [_PREFIX.sub("", line.rstrip()) for line in output.splitlines() if line.strip()]
-    word = _last_exception(lines, directory) or _last_complaint(lines)
+    word = _own_error(lines) or _last_exception(lines, directory) or _last_complaint(lines)
     return without_secrets(word)[:_MOST_WORDS]
 
 
+def _own_error(lines: list[str]) -> str:
+    """Return what `stormproof serve` itself gives as its reason: it is the last it prints."""
+    begins = [number for number, line in enumerate(lines) if line.startswith(_OURS)]
+    return " ".join(lines[begins[-1] :]).removeprefix(_OURS) if begins else ""
+
+
 def _last_exception(lines: list[str], directory: Path) -> str:
-    begins = [number for number, line in enumerate(lines) if line.strip() == _BEGIN]
+    begins = [number for number, line in enumerate(lines) if line.endswith(_BEGIN)]
     if not begins:
         return ""
     block = lines[begins[-1] + 1 :]

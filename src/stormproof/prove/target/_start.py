@@ -99,8 +99,8 @@ async def _answers(target: Target, options: ProveOptions) -> None:
         if has_all_ended and not is_free(target.port):
             raise _PortTaken
         raise CouldNotProve(why_it_ended(target, options, has_all_ended=has_all_ended))
-    others = listening_ports([target.leash_pid])
-    raise CouldNotProve(why_it_is_silent(target, options, others))
+    ports = listening_ports([target.leash_pid])
+    raise CouldNotProve(why_it_is_silent(target, options, ports))
 
 
 async def _ask(target: Target) -> None:

@@ -27,6 +27,8 @@ TAIL = 4096
 
 _LEASH = Path(__file__).with_name("_leash.py")
 
+_FAREWELL = 2.0
+
 _KILL_LIMIT = 10.0
 """Seconds within which a killed tree is gone; what the kernel holds longer cannot be waited for."""
 
@@ -146,10 +148,12 @@ class Target:
         with suppress(TimeoutError):
             async with asyncio.timeout(_KILL_LIMIT):
                 await self._has_hung_up.wait()
-        if not self._has_hung_up.is_set():
+        try:
+            leash.wait(_FAREWELL)  # hanging up is its last act but one
+        except subprocess.TimeoutExpired:
             leash.kill()
-            await self._has_hung_up.wait()
-        leash.wait()  # it has closed its output as its last act
+            leash.wait()
+        await self._has_hung_up.wait()
 
     # What the leash reports.
 
