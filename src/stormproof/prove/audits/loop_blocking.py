@@ -1,4 +1,4 @@
-"""loop-blocking: no code holds the event loop for more than 100 ms."""
+"""`loop-blocking`: no code holds the event loop for more than 100 ms."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

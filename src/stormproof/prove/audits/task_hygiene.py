@@ -1,4 +1,4 @@
-"""task-hygiene: no coroutine is forgotten, no exception is lost, no task vanishes."""
+"""`task-hygiene`: no coroutine is forgotten, no exception is lost, no task vanishes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
