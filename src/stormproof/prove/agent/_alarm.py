@@ -5,15 +5,14 @@ import faulthandler
 import os
 import re
 import signal
-import sys
 import tempfile
 from types import FrameType
 from typing import Any
 
 from ._arrival import CURRENT
-from ._places import depth_of, frames_from
-from ._requests import Requests
-from ._samples import EVERY, FIRST, Place, Sample
+from ._places import frames_from
+from ._samples import EVERY, FIRST, Place, Sample, callback_among
+from ._usage import Usage
 
 _MOST_SAMPLES = 40
 _MOST_BYTES = 400_000
@@ -28,8 +27,8 @@ class Alarm:
     interpreter lets it. For the main thread only.
     """
 
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
+    def __init__(self, usage: Usage) -> None:
+        self._usage = usage
         self._samples: list[Sample] = []
         self._depth = 0
         self._file = _memory_file()
@@ -42,9 +41,9 @@ class Alarm:
         """Whether the app has put a handler of its own in our place."""
         return signal.getsignal(signal.SIGALRM) != self._handler
 
-    def expect(self, seconds: float) -> None:
+    def expect(self, seconds: float, depth: int) -> None:
         """Ring when the next heartbeat is 40 ms late, and every 25 ms from then on."""
-        self._depth = depth_of(sys._getframe(2))  # of the loop, which has called the heartbeat
+        self._depth = depth
         signal.setitimer(signal.ITIMER_REAL, seconds + FIRST, EVERY)
 
     def taken(self) -> list[Sample]:
@@ -69,12 +68,13 @@ class Alarm:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 return
             frames = list(frames_from(frame))
-            outermost = len(frames) - self._depth - 1
+            task = _current_task()
             sample = Sample(
-                callback=frames[outermost] if outermost >= 0 else None,
-                task=_current_task(),
+                callback=callback_among(frames, self._depth, task),
+                task=task,
                 arrival=CURRENT.get(),
                 lines=tuple((each.f_code, each.f_lineno) for each in frames),
+                use=self._usage.now(),
             )
             self._samples.append(sample)
         except Exception:

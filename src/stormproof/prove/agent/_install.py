@@ -1,6 +1,8 @@
 """The installation: puts each part of the agent into the library it watches."""
 
+import asyncio
 import atexit
+import functools
 import os
 import signal
 from collections.abc import Callable
@@ -9,12 +11,15 @@ from typing import Any
 from ._background import Background, patch_background, patch_fastapi_background
 from ._census import Census
 from ._commits import Commits
+from ._connects import Connects, patch_socket, patch_uvloop
 from ._exhaustion import Exhaustion
 from ._holds import Holds
+from ._hygiene import Hygiene, patch_exception_handler, patch_warnings
 from ._requests import Requests, patch_starlette
 from ._sqlalchemy import patch_sqlalchemy
 from ._stalls import Stalls
 from ._supervised import patch_roll
+from ._tasks import Tasks, patch_create_task
 from ._wire import Wire
 
 
@@ -31,11 +36,14 @@ class Installation:
         self.exhaustion = Exhaustion(self.requests, self.holds)
         self.stalls = Stalls(self.requests)
         self.requests.on_ready.append(self.stalls.start)
+        self.tasks = Tasks(self.requests)
+        self.hygiene = Hygiene(self.requests, self.tasks)
+        self.connects = Connects(self.requests)
+        self._patch_standard_library()
         self._obey()
         self.wire.on_break.append(self._let_go)
         os.register_at_fork(after_in_child=self._forked)
-        atexit.register(self.wire.flush)
-        _flush_before_signal(self.wire)
+        atexit.register(self._say_last_words)
 
     def patch(self, name: str, module: Any) -> None:
         """Patch a library that has just been imported."""
@@ -44,6 +52,7 @@ class Installation:
             "starlette.background": lambda: patch_background(module, self.background),
             "fastapi.background": lambda: patch_fastapi_background(module, self.background),
             "sqlalchemy": lambda: patch_sqlalchemy(module, self.holds),
+            "uvloop": lambda: self._patch_uvloop(module),
             "stormproof.tasks._roll": lambda: patch_roll(module, self.requests),
         }
         patches[name]()
@@ -59,6 +68,32 @@ class Installation:
             }
         )
 
+    def _patch_standard_library(self) -> None:
+        self._patch_loop(asyncio.BaseEventLoop)
+        patch_warnings(self.hygiene)
+        patch_socket(self.connects)
+        # uvicorn ends by raising the signal again, where no `atexit` runs.
+        _call_before(signal, "raise_signal", self._before_signal)
+        # A timer outlives `exec`, and would kill a program that has no handler for it.
+        for name in ("execv", "execve"):
+            _call_before(os, name, self._say_last_words)
+
+    def _patch_loop(self, loop_class: Any) -> None:
+        patch_create_task(loop_class, self.tasks)
+        patch_exception_handler(loop_class, self.hygiene)
+
+    def _patch_uvloop(self, module: Any) -> None:
+        self._patch_loop(module.Loop)
+        patch_uvloop(module.Loop, self.connects)
+
+    def _before_signal(self, number: int) -> None:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            self._say_last_words()
+
+    def _say_last_words(self, *_: object) -> None:
+        self.stalls.stop()
+        self.wire.flush()
+
     def _let_go(self) -> None:
         """Undo what was commanded: prove is gone, and the app is somebody's."""
         self.commits.switch(on=False)
@@ -71,12 +106,13 @@ class Installation:
         self.stalls.forked()
 
 
-def _flush_before_signal(wire: Wire) -> None:
-    """Send the last words of a server that ends by raising its signal again, as uvicorn does."""
-    raise_signal = signal.raise_signal
+def _call_before(module: Any, name: str, call: Callable[..., None]) -> None:
+    """Call `call`, with the same arguments, before each call of a function of a module."""
+    original = getattr(module, name)
 
-    def flush_and_raise(number: int, /) -> None:
-        wire.flush()
-        raise_signal(number)
+    @functools.wraps(original)
+    def calling(*args: Any, **kwargs: Any) -> Any:
+        call(*args, **kwargs)
+        return original(*args, **kwargs)
 
-    signal.raise_signal = flush_and_raise
+    setattr(module, name, calling)

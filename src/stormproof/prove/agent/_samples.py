@@ -2,11 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Protocol
 
 from ._arrival import Arrival
 from ._places import Line
 from ._requests import Requests
+from ._usage import Use
 from ._wire import Facts
 
 EVERY = 0.025
@@ -28,6 +30,7 @@ class Sample:
         task: The task whose step that is.
         lines: Innermost first; empty in a sample that only the interpreter's core could take.
         native: What the core saw, innermost first: exact where a C call holds the interpreter.
+        use: What the thread had used when this was taken; None where it was not interrupted.
     """
 
     callback: Any = None
@@ -35,6 +38,7 @@ class Sample:
     arrival: Arrival | None = None
     lines: tuple[Line, ...] = ()
     native: tuple[Place, ...] = ()
+    use: Use | None = None
 
 
 class Sampler(Protocol):
@@ -45,8 +49,12 @@ class Sampler(Protocol):
         """Whether it cannot work any more, because the app uses what it works with."""
         ...
 
-    def expect(self, seconds: float) -> None:
-        """The next heartbeat is due in that many seconds."""
+    def expect(self, seconds: float, depth: int) -> None:
+        """The next heartbeat is due in that many seconds.
+
+        Args:
+            depth: How many frames the loop has below what it calls; 0: not known yet.
+        """
         ...
 
     def taken(self) -> list[Sample]:
@@ -56,6 +64,17 @@ class Sampler(Protocol):
     def stop(self) -> None:
         """Take no samples any more."""
         ...
+
+
+def callback_among(frames: list[FrameType], depth: int, task: Any) -> Any:
+    """Return the frame that the loop has called, None while it waits for events.
+
+    Args:
+        frames: Innermost first.
+    """
+    if not depth:
+        return task
+    return frames[-depth - 1] if len(frames) > depth else None
 
 
 def told(samples: list[Sample], requests: Requests) -> Facts | None:

@@ -34,7 +34,7 @@ class _Lazy:
         # Importing the agent's parts costs 20 ms, which a process without a web app does not pay.
         names = (
             "starlette.applications", "starlette.background", "fastapi.background", "sqlalchemy",
-            "stormproof.tasks._roll",
+            "uvloop", "stormproof.tasks._roll",
         )  # fmt: skip
         return {name: self._callback(name) for name in names}
 

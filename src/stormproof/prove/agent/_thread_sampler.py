@@ -8,9 +8,8 @@ from types import FrameType
 from typing import Any
 
 from ._arrival import Arrival
-from ._places import depth_of
 from ._requests import Requests
-from ._samples import EVERY, FIRST, Sample
+from ._samples import EVERY, FIRST, Sample, callback_among
 from ._wire import THREAD
 
 _MOST_SAMPLES = 40
@@ -34,9 +33,9 @@ class ThreadSampler:
         self._is_over = threading.Event()
         threading.Thread(target=self._run, name=f"{THREAD}-sampler", daemon=True).start()
 
-    def expect(self, seconds: float) -> None:
+    def expect(self, seconds: float, depth: int) -> None:
         """Look when the next heartbeat is 40 ms late, and every 25 ms from then on."""
-        self._depth = depth_of(sys._getframe(2))  # of the loop, which has called the heartbeat
+        self._depth = depth
         self._due_at = time.monotonic() + seconds + FIRST
 
     def taken(self) -> list[Sample]:
@@ -57,10 +56,10 @@ class ThreadSampler:
 
     def _look(self) -> None:
         frames = list(_frames(sys._current_frames().get(self._watched)))
-        outermost = len(frames) - self._depth - 1
+        task = asyncio.current_task(self._loop)
         sample = Sample(
-            callback=frames[outermost] if outermost >= 0 else None,
-            task=asyncio.current_task(self._loop),
+            callback=callback_among(frames, self._depth, task),
+            task=task,
             arrival=_arrival_in(frames),
             lines=tuple((frame.f_code, frame.f_lineno) for frame in frames),
         )

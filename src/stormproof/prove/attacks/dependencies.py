@@ -41,9 +41,9 @@ _BACK_LIMIT = 6.0
 _GOOD_IN_A_ROW = 3
 
 _ENOUGH = 12
-"""Requests that show whether connections are kept; a slow route gets up to three turns for it."""
+"""Requests that show whether connections are kept; a slow route gets more turns for it."""
 
-_MOST_TURNS = 3
+_MOST_TURNS = 8
 
 
 class _Dependency:

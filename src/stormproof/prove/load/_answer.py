@@ -13,12 +13,7 @@ KEPT_HEADERS: Final = frozenset(
         "x-accel-buffering",
     }
 )
-<<<<<<< HEAD
 _READ_HEADERS = KEPT_HEADERS | {"content-length"}
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-=======
-_READ_HEADERS = KEPT_HEADERS | {"content-length", "transfer-encoding"}
->>>>>>> load
 
 _MOST_HEAD_BYTES = 65536
 _MOST_LINE_BYTES = 8192
@@ -104,12 +99,7 @@ class AnswerParser:
         self.status = status
         self._frame(fields, is_old=first.startswith("HTTP/1.0"))
         fields.pop("content-length", None)
-<<<<<<< HEAD
-        self.headers = fields or _NO_HEADERS
-=======
-        fields.pop("transfer-encoding", None)
         self.headers = fields
->>>>>>> load
         return True
 
     def _check_start(self) -> None:
