@@ -1,4 +1,4 @@
-"""health-truth: without its database the service says so, and is not killed for it."""
+"""`health-truth`: without its database the service says so, and is not killed for it."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""pool-hold: a database connection is not held while nothing is asked of it."""
+"""`pool-hold`: a database connection is not held while nothing is asked of it."""
 
 from collections import defaultdict
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""upstream-reuse: connections to a dependency are kept, not opened for each request."""
+"""`upstream-reuse`: connections to a dependency are kept, not opened for each request."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
 
