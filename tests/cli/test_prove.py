@@ -1,9 +1,11 @@
 """The command `prove`: one sentence for wrong use, the right exit code, nothing left running."""
 
+import asyncio
 import io
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from xml.etree import ElementTree as xml
@@ -14,7 +16,7 @@ from stormproof.cli._main import _parser
 from stormproof.cli._prove_options import prove_options
 from stormproof.cli._prove_progress import displayed_progress
 from stormproof.prove import PROFILES, Progress, ProveOptions, save_recording
-from tests.harness import ServerProcess, until
+from tests.harness import ServerEnded, ServerProcess, until
 from tests.prove.report.samples import recording, silent_report
 
 from .test_bad_input import assert_one_sentence, run
@@ -236,6 +238,22 @@ async def test_stopped_run_is_one_line_and_leaves_nothing_running(
         assert await process.wait_exit(20.0) == code
         assert process.stdout == ""
         assert f"stormproof: stopped by {number.name}; nothing is left running" in process.stderr
+        assert "Traceback" not in process.stderr
+        await until(lambda: not any(map(is_alive, app)), 5.0, what="the app to be gone")
+
+
+async def test_impatient_ctrl_c_changes_nothing() -> None:
+    command = [sys.executable, "-m", "stormproof", "prove", "main:app", "--only", "drain-budget"]
+    async with ServerProcess(command, files={"main.py": SOUND}) as process:
+        await process.wait_for_line(", baseline: ", timeout=40.0)
+        await until(lambda: descendants(process.pid), 10.0, what="the app to be started")
+        app = descendants(process.pid)
+        with suppress(ServerEnded):
+            while True:
+                process.signal(SIGINT)
+                await asyncio.sleep(0.02)
+        assert await process.wait_exit() == 130
+        assert process.stderr.count("stopped by SIGINT") == 1
         assert "Traceback" not in process.stderr
         await until(lambda: not any(map(is_alive, app)), 5.0, what="the app to be gone")
 

@@ -40,10 +40,10 @@ async def test_readiness_is_lost_while_no_connection_comes_free_and_regained(
     async with AsyncExitStack() as stack:
         for _ in range(2):
             await count(await stack.enter_async_context(database.read_session()))
-        await until(lambda: lifecycle.unready, what="readiness to be lost")
+        await until(lambda: lifecycle.unready, timeout=20, what="readiness to be lost")
         assert lifecycle.unready == {"part 'database'": "none of 2 connections comes free"}
         assert database.statistics().timeouts == 0  # the watch does not wait in line
-    await until(lambda: not lifecycle.unready, what="readiness to come back")
+    await until(lambda: not lifecycle.unready, timeout=20, what="readiness to come back")
     assert [type(event) for event in heard] == [ReadinessLost, ReadinessRegained]
 
 
@@ -71,10 +71,10 @@ async def test_readiness_is_lost_while_the_server_is_down_and_regained(
     with caplog.at_level(logging.WARNING, "stormproof"):
         async with opened(relay.url, lifecycle) as database:
             await relay.stop()
-            await until(lambda: lifecycle.unready, what="readiness to be lost")
+            await until(lambda: lifecycle.unready, timeout=20, what="readiness to be lost")
             assert lifecycle.unready == {"part 'database'": "no connection: DatabaseUnavailable"}
             await relay.start()
-            await until(lambda: not lifecycle.unready, what="readiness to come back")
+            await until(lambda: not lifecycle.unready, timeout=20, what="readiness to come back")
             assert database.statistics().in_use == 0
     assert [record.message.partition(";")[0] for record in caplog.records] == [
         "part 'database': no connection: DatabaseUnavailable",
@@ -87,11 +87,11 @@ async def test_readiness_is_lost_while_the_server_is_silent_and_regained(
 ) -> None:
     async with opened(relay.url, lifecycle) as database:
         relay.is_silent = True
-        await until(lambda: lifecycle.unready, what="readiness to be lost")
+        await until(lambda: lifecycle.unready, timeout=20, what="readiness to be lost")
         assert "does not answer" in lifecycle.unready["part 'database'"]
         relay.is_silent = False
-        await until(lambda: not lifecycle.unready, what="readiness to come back")
-        await until(lambda: database.statistics().in_use == 0)
+        await until(lambda: not lifecycle.unready, timeout=20, what="readiness to come back")
+        await until(lambda: database.statistics().in_use == 0, timeout=20)
 
 
 async def test_a_probe_that_the_server_leaves_unanswered_does_not_hold_up_the_end(
@@ -99,7 +99,9 @@ async def test_a_probe_that_the_server_leaves_unanswered_does_not_hold_up_the_en
 ) -> None:
     async with opened(relay.url, lifecycle) as database:
         relay.is_silent = True
-        await until(lambda: database.statistics().in_use == 1, what="the probe to be under way")
+        await until(
+            lambda: database.statistics().in_use == 1, timeout=20, what="the probe to be under way"
+        )
         began_at = time.monotonic()
         assert await database.drain(began_at + 10) == []
     assert time.monotonic() - began_at < 5  # 2 s are the driver's goodbye

@@ -108,6 +108,9 @@ async def _until_stopped(
 
 
 def _stopped(number: signal.Signals) -> int:
+    # An impatient third Ctrl-C would end the interpreter on its way out, with another exit code.
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     print(f"stormproof: stopped by {number.name}; nothing is left running", file=sys.stderr)
     return 128 + number
 

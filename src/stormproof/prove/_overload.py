@@ -33,7 +33,7 @@ STARVED = 0.2
 """Share of the time a server may have waited for a core and still be held to the limits: slots
 are held longer where each step of their work waits for one."""
 
-COLLAPSE = 0.2
+COLLAPSE = 0.1
 """Below it (of the capacity, or of the requests) nothing but a queue without an end explains it,
 however busy the machine is."""
 

@@ -76,3 +76,17 @@ def test_without_health_routes_it_does_not_apply() -> None:
 
 def test_without_a_database_it_does_not_apply() -> None:
     assert AUDIT.judge(recorded("health", routes=TWO)).outcome == "n-a"
+
+
+def test_one_late_probe_of_many_is_the_machine() -> None:
+    judgement = AUDIT.judge(measured(live(), live(seconds=1.3), live(), ready(), back()))
+    assert judgement.outcome == "pass"
+
+
+def test_probes_without_an_answer_fail() -> None:
+    silent = live(ended="timeout", seconds=2.0)
+    judgement = AUDIT.judge(measured(silent, silent, ready(), back()))
+    assert (judgement.outcome, "liveness (GET /livez) did not answer" in judgement.display) == (
+        "fail",
+        True,
+    )

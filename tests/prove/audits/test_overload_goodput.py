@@ -47,7 +47,7 @@ def test_a_generator_that_was_late_proves_no_fail() -> None:
 
 def test_a_machine_without_cpu_to_spare_is_blamed_for_a_loss_but_not_for_a_collapse() -> None:
     assert AUDIT.judge(overloaded(answers(50), starved=0.3)).outcome == "not-measured"
-    assert AUDIT.judge(overloaded(answers(10), starved=0.3)).outcome == "fail"
+    assert AUDIT.judge(overloaded(answers(5), starved=0.3)).outcome == "fail"
 
 
 def test_nothing_to_overload_is_not_applicable_and_too_much_is_not_measured() -> None:

@@ -44,6 +44,15 @@ def test_each_kind_is_a_line_and_the_most_frequent_is_first() -> None:
 
 def test_fault_that_nothing_of_the_app_is_named_for_is_not_counted() -> None:
     assert judged(fault(route=None, file=None)).outcome == "pass"
+    library = "/venv/lib/python3.13/site-packages/asyncpg/protocol.py"
+    assert judged(fault(route=None, file=library)).outcome == "pass"
+
+
+def test_fault_of_a_library_in_a_request_counts_where_nothing_was_broken() -> None:
+    library = fault(file="/venv/lib/python3.13/site-packages/httpx2/_client.py")
+    assert judged(library).outcome == "fail"
+    assert judged(library, name="dependencies").outcome == "pass"
+    assert judged(fault(), name="dependencies").outcome == "fail"
 
 
 def test_faults_while_the_app_ends_are_left_out() -> None:

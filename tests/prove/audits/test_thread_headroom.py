@@ -33,7 +33,7 @@ def test_ten_times_as_long_is_allowed(before: float, during: float, outcome: str
 def test_it_names_the_slow_route_and_the_one_that_waited() -> None:
     judgement = AUDIT.judge(measured(before=0.01, during=0.8))
     assert judgement.display == (
-        "GET /report (0.40 s, 40 threads) full: GET /user took 0.800 s (p95), 0.010 s before; "
+        "GET /report (0.40 s, 40 threads) full: GET /user took 0.800 s (median), 0.010 s before; "
         "1 of 2 other routes were held up"
     )
     assert judgement.routes == (USER,)

@@ -9,7 +9,7 @@ from .records import USER, faced
 
 @pytest.mark.parametrize(
     ("opened", "requests", "outcome"),
-    [(0, 50, "pass"), (10, 50, "pass"), (11, 50, "fail"), (9, 9, "not-measured")],
+    [(0, 50, "pass"), (12, 50, "pass"), (13, 50, "fail"), (5, 5, "fail"), (4, 4, "not-measured")],
 )
 def test_connections_are_counted_against_requests(opened: int, requests: int, outcome: str) -> None:
     judgement = AUDIT.judge(faced(reuse={USER: {"opened": opened, "requests": requests}}))

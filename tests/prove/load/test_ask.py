@@ -1,6 +1,8 @@
 """One request: its row tells exactly how it ended."""
 
 import asyncio
+import dataclasses
+import json
 import socket
 
 import pytest
@@ -225,3 +227,12 @@ async def test_timed_out_request_takes_its_connection_with_it() -> None:
         await until(lambda: kept.closed_at is not None)
         assert row.ended == "timeout"
         assert not kept.is_closed_by_server
+
+
+async def test_every_row_can_be_written_to_a_file() -> None:
+    ledger = new_ledger()
+    async with scripted_server(says(b"HTTP/1.1 204 No Content\r\n\r\n")) as port:
+        await ask(port, GET, timeout=5.0, ledger=ledger, group="g")
+    await ask(free_port(), GET, timeout=5.0, ledger=ledger, group="g")
+    written = json.loads(json.dumps([dataclasses.asdict(row) for row in ledger.rows]))
+    assert [row["headers"] for row in written] == [{}, {}]

@@ -14,11 +14,13 @@ def now() -> float:
 
 
 async def test_canary_asks_again_and_again_on_one_connection() -> None:
-    connections = 0
+    connections, heads = 0, list[bytes]()
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
+        heads.append(await read_request(reader))
+        writer.write(OK)
         await serve_ok(reader, writer)
 
     async with (
@@ -27,6 +29,8 @@ async def test_canary_asks_again_and_again_on_one_connection() -> None:
     ):
         await until(lambda: len(probes) >= 10)
     assert connections == 1
+    assert heads[0].startswith(b"GET /livez HTTP/1.1\r\n")
+    assert b"X-Stormproof-Id" not in heads[0], "the agent tells of those that have a number"
     assert {probe.status for probe in probes} == {200}
     assert [probe.at for probe in probes] == sorted(probe.at for probe in probes)
 

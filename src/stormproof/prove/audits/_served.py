@@ -5,6 +5,8 @@ from typing import Any
 
 from stormproof.prove._recording import AgentEvent, AttackRecord, Request
 
+_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "/stormproof/prove/")
+
 _EARLIER = 0.1
 """Seconds by which a handler may seem to have begun before its request was intended."""
 
@@ -60,3 +62,9 @@ def played_until(record: AttackRecord) -> float:
     ]
     ends = [*stopping, record.marks.get("signal", float("inf")), record.ended_at]
     return min(ends)
+
+
+def has_own_line(facts: Mapping[str, Any]) -> bool:
+    """Whether an event names a line, and one of the app: none of a library."""
+    file = str(facts.get("file") or "")
+    return bool(file) and not file.startswith("<") and not any(part in file for part in _LIBRARIES)

@@ -1,4 +1,4 @@
-"""commit-before-ack: work whose COMMIT failed is never answered as done."""
+"""`commit-before-ack`: work whose COMMIT failed is never answered as done."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_applicable, not_measured
 from stormproof.prove._recording import Recording

@@ -1,4 +1,4 @@
-"""concurrency-cliff: more callers at once do not make the app answer less."""
+"""`concurrency-cliff`: more callers at once do not make the app answer less."""
 
 from collections import Counter
 
@@ -9,8 +9,8 @@ from stormproof.prove._sweep import CLIFF, PATIENCE, Step, Sweep
 CPU_CLIFF = 0.5
 """The same where all CPU is in use: every waiting caller costs some, and the load generator too."""
 
-COLLAPSE, STARVED = 0.2, 0.2
-"""Where the server waited for a core for more than that share of the time, only less than a fifth
+COLLAPSE, STARVED = 0.1, 0.2
+"""Where the server waited for a core for more than that share of the time, only less than a tenth
 of the best is a fall that other work on the machine does not explain."""
 
 

@@ -1,4 +1,4 @@
-"""dep-blackhole: when a dependency is silent, every request still ends inside the deadline."""
+"""`dep-blackhole`: when a dependency is silent, every request still ends inside the deadline."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement
 

@@ -1,4 +1,4 @@
-"""dep-down: while a dependency refuses connections, each request gets an honest answer soon."""
+"""`dep-down`: while a dependency refuses connections, each request gets an honest answer soon."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement
 from stormproof.prove._recording import Request

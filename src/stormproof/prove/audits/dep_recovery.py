@@ -1,4 +1,4 @@
-"""dep-recovery: when the dependency is back, requests succeed again, without a restart."""
+"""`dep-recovery`: when the dependency is back, requests succeed again, without a restart."""
 
 from collections import defaultdict
 

@@ -1,4 +1,4 @@
-"""dep-slow-isolation: routes that do not use the slow dependency keep their latency."""
+"""`dep-slow-isolation`: routes that do not use the slow dependency keep their latency."""
 
 import math
 import statistics

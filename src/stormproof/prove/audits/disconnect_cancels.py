@@ -1,4 +1,4 @@
-"""disconnect-cancels: work for a client who has left is stopped."""
+"""`disconnect-cancels`: work for a client who has left is stopped."""
 
 from collections import defaultdict
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""drain-background: work that was acknowledged is done, or handed over, before the end."""
+"""`drain-background`: work that was acknowledged is done, or handed over, before the end."""
 
 from collections import Counter
 from collections.abc import Iterator

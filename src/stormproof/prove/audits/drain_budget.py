@@ -1,4 +1,4 @@
-"""drain-budget: the service is gone inside the grace period, its teardown run."""
+"""`drain-budget`: the service is gone inside the grace period, its teardown run."""
 
 from dataclasses import dataclass
 

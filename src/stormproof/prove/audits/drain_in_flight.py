@@ -1,4 +1,4 @@
-"""drain-in-flight: what was being served at SIGTERM is answered."""
+"""`drain-in-flight`: what was being served at SIGTERM is answered."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
 from stormproof.prove._recording import Recording, Request

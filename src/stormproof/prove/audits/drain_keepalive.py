@@ -1,4 +1,4 @@
-"""drain-keepalive: a kept connection is not closed under a client that is using it."""
+"""`drain-keepalive`: a kept connection is not closed under a client that is using it."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
 from stormproof.prove._recording import Recording

@@ -1,4 +1,4 @@
-"""drain-late-arrivals: who comes before the load balancer has noticed is answered."""
+"""`drain-late-arrivals`: who comes before the load balancer has noticed is answered."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_applicable, not_measured
 from stormproof.prove._recording import Recording

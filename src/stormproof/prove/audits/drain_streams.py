@@ -1,4 +1,4 @@
-"""drain-streams: streams that are open at SIGTERM end properly inside the grace."""
+"""`drain-streams`: streams that are open at SIGTERM end properly inside the grace."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_applicable, not_measured
 from stormproof.prove._recording import AttackRecord, Recording, Request

@@ -1,4 +1,4 @@
-"""leak-free: tasks, threads, descriptors and connections are back to where they were."""
+"""`leak-free`: tasks, threads, descriptors and connections are back to where they were."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

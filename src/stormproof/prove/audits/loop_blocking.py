@@ -1,4 +1,4 @@
-"""loop-blocking: no code holds the event loop for more than 100 ms."""
+"""`loop-blocking`: no code holds the event loop for more than 100 ms."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
 from stormproof.prove._recording import Recording
 
-from ._served import played_from, played_until
+from ._served import has_own_line, played_from, played_until
 
 LIMIT = 0.1
 """Seconds that one step of the loop may take."""
@@ -19,9 +19,6 @@ _ONCE = 0.5
 
 The agent has taken off the time in which the process waited for a core.
 """
-
-
-_LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +95,7 @@ def _stalls(recording: Recording) -> Iterator[Mapping[str, Any]]:
 
 def _is_the_apps(facts: Mapping[str, Any]) -> bool:
     """Whether a request caused it, or a line that is no library's."""
-    file = str(facts.get("file") or "")
-    is_library = not file or file.startswith("<") or any(part in file for part in _LIBRARIES)
-    return bool(facts.get("route")) or not is_library
+    return bool(facts.get("route")) or has_own_line(facts)
 
 
 def _key(facts: Mapping[str, Any]) -> str:

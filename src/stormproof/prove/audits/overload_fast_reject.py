@@ -1,4 +1,4 @@
-"""overload-fast-reject: what is refused is refused at once, and told when to come again."""
+"""`overload-fast-reject`: what is refused is refused at once, and told when to come again."""
 
 from collections import Counter
 from collections.abc import Iterable

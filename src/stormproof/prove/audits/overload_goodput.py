@@ -1,4 +1,4 @@
-"""overload-goodput: with more requests than it can do, the app still does what it can."""
+"""`overload-goodput`: with more requests than it can do, the app still does what it can."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable, not_measured
 from stormproof.prove._overload import (

@@ -1,4 +1,4 @@
-"""overload-liveness: the platform's liveness probe is answered while the app is overloaded."""
+"""`overload-liveness`: the platform's liveness probe is answered while the app is overloaded."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable, not_measured
 from stormproof.prove._overload import BEGUN, CPU_WORDS, ENDED, overloaded

@@ -1,4 +1,4 @@
-"""overload-recovery: when the peak is over, the app is soon as quick as before it."""
+"""`overload-recovery`: when the peak is over, the app is soon as quick as before it."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_applicable, not_measured
 from stormproof.prove._overload import (

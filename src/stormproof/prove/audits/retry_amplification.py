@@ -1,4 +1,4 @@
-"""retry-amplification: while a dependency is down, one request of ours is not many of theirs."""
+"""`retry-amplification`: while a dependency is down, one request of ours is not many of theirs."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
 

@@ -1,4 +1,4 @@
-"""slow-reader: a client that stops reading costs the server neither memory nor a connection."""
+"""`slow-reader`: a client that stops reading costs the server neither memory nor a connection."""
 
 import statistics
 from collections.abc import Iterable, Sequence

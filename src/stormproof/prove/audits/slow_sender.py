@@ -1,4 +1,4 @@
-"""slow-sender: a request of which only half comes is ended by a limit, and hinders nobody."""
+"""`slow-sender`: a request of which only half comes is ended by a limit, and hinders nobody."""
 
 from collections.abc import Sequence
 

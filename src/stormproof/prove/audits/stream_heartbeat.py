@@ -1,4 +1,4 @@
-"""stream-heartbeat: a stream on which nothing happens says so before a proxy cuts it."""
+"""`stream-heartbeat`: a stream on which nothing happens says so before a proxy cuts it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,13 +1,16 @@
-"""task-hygiene: no coroutine is forgotten, no exception is lost, no task vanishes."""
+"""`task-hygiene`: no coroutine is forgotten, no exception is lost, no task vanishes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
-from stormproof.prove._recording import AgentEvent, Recording
+from stormproof.prove._recording import AgentEvent, AttackRecord, Recording
 
-from ._served import played_until
+from ._served import has_own_line, played_until
+
+_UNDISTURBED = frozenset({"baseline", "clients", "patience"})
+"""Attacks in which nothing that the app depends on is broken."""
 
 _WORDS = {
     "never-awaited": "a coroutine was never awaited, so its work was never done",
@@ -53,7 +56,7 @@ def _faults(recording: Recording) -> Iterator[tuple[AgentEvent, str]]:
     for record in recording.measured():
         until = played_until(record)
         for event in record.of_kind("hygiene"):
-            if event.at <= until and _is_of_the_app(event.facts):
+            if event.at <= until and _is_the_apps(record, event.facts):
                 yield event, _said(event.facts)
         if record.name == "baseline":
             # Elsewhere clients leave and dependencies are down, and a task may well fail of that.
@@ -62,8 +65,13 @@ def _faults(recording: Recording) -> Iterator[tuple[AgentEvent, str]]:
                     yield event, _said(event.facts)
 
 
-def _is_of_the_app(facts: Mapping[str, Any]) -> bool:
-    return bool(facts.get("route") or facts.get("file"))
+def _is_the_apps(record: AttackRecord, facts: Mapping[str, Any]) -> bool:
+    """Whether it names a line of the app, or, where no fault was made, at least a request.
+
+    A library may well drop a future when its server is gone, and the collector finds it in
+    whatever request is at work by then.
+    """
+    return has_own_line(facts) or (record.name in _UNDISTURBED and bool(facts.get("route")))
 
 
 def _said(facts: Mapping[str, Any]) -> str:

@@ -1,10 +1,12 @@
-"""thread-headroom: one slow `def` route does not stop the others."""
+"""`thread-headroom`: one slow `def` route does not stop the others."""
+
+from statistics import median
 
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_measured
 from stormproof.prove._recording import Recording, Request
 
 LIMIT_TIMES = 10.0
-"""Times its 95th percentile without the slow route's callers."""
+"""Times the median answer time without the slow route's callers."""
 
 LIMIT_SECONDS = 0.25
 """Seconds that are always allowed."""
@@ -28,7 +30,7 @@ def _judge(recording: Recording) -> Judgement:
     late = [id for id in common if during[id] > max(_limit(before[id]), explained)]
     words = (
         f"{slow.get('route')} ({slow.get('seconds', 0.0):.2f} s, {slow.get('limit')} threads) "
-        f"full: {worst} took {during[worst]:.3f} s (p95), {before[worst]:.3f} s before"
+        f"full: {worst} took {during[worst]:.3f} s (median), {before[worst]:.3f} s before"
     )
     if late:
         words += f"; {len(late)} of {len(common)} other routes were held up"
@@ -59,12 +61,15 @@ def _limit(before: float) -> float:
 
 
 def _by_route(requests: tuple[Request, ...]) -> dict[str, float]:
-    """Return for each route the 95th percentile of its answer times, seconds."""
+    """Return for each route its median answer time, seconds.
+
+    Threads that are held delay each request; a late one now and then is the machine's.
+    """
     latencies: dict[str, list[float]] = {}
     for request in requests:
         if request.latency is not None and request.ended in ("complete", "timeout"):
             latencies.setdefault(request.route, []).append(request.latency)
-    return {id: sorted(found)[int(0.95 * len(found))] for id, found in latencies.items()}
+    return {id: median(found) for id, found in latencies.items()}
 
 
 AUDIT = Audit(

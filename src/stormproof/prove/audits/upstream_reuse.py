@@ -1,4 +1,4 @@
-"""upstream-reuse: connections to a dependency are kept, not opened for each request."""
+"""`upstream-reuse`: connections to a dependency are kept, not opened for each request."""
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
 
@@ -7,8 +7,9 @@ from ._dependency import ATTACKS, Faced, first_lines, judged_with
 LIMIT = 0.2
 """Connections opened for each request, once the app is warm."""
 
-_LEAST = 10
-"""Requests, below which a pool that is still filling looks like one that does not keep."""
+_LEAST = 5
+_FILLING = 2
+"""Connections that a pool may still open after the warm-up: one for each of the two callers."""
 
 
 def _judge(found: list[Faced]) -> Judgement:
@@ -26,7 +27,7 @@ def _judge(found: list[Faced]) -> Judgement:
             )
             if worst is None or share > worst[0]:
                 worst = (share, line, route)
-            if share > LIMIT:
+            if counted["opened"] - _FILLING > LIMIT * counted["requests"]:
                 many.append(line)
                 routes.append(route)
     if worst is None:

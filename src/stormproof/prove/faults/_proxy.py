@@ -99,7 +99,7 @@ class FaultProxy:
             near.setblocking(False)
             self.attempts += 1
             if self._fault.at_accept:
-                _end(near, self._fault.at_accept)
+                _close(near, self._fault.at_accept)
                 return
             connection = _Connection(near, self)
             self._connections.add(connection)
@@ -149,10 +149,13 @@ class _Connection:
     def __init__(self, near: socket.socket, proxy: FaultProxy) -> None:
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._near = near
+        self._far: socket.socket | None = None
         self._proxy = proxy
         self._cut: Cut = ""
         self._lanes: tuple[Lane, ...] = ()
         self.task = asyncio.get_running_loop().create_task(self._run())
+        # Not in the task: one that is cancelled before its first step would close nothing.
+        self.task.add_done_callback(self._end)
 
     def cut(self, how: Cut) -> None:
         """End both sides."""
@@ -165,19 +168,18 @@ class _Connection:
             lane.stir()
 
     async def _run(self) -> None:
-        far: socket.socket | None = None
-        how: Cut = "reset"
-        try:
-            far = await self._proxy.reach()
-            await self._carry(far)
-            how = "close"
-        except (OSError, asyncio.CancelledError):
-            # Cancelled by `cut` alone: the end of this task is what was asked for.
-            how = self._cut or how
-        finally:
-            for side in (self._near, far):
-                if side is not None:
-                    _end(side, how)
+        self._far = await self._proxy.reach()
+        await self._carry(self._far)
+
+    def _end(self, task: "asyncio.Task[None]") -> None:
+        """Close both sides: tidily where both streams have ended, else with a reset."""
+        error = None if task.cancelled() else task.exception()
+        how = self._cut or ("reset" if task.cancelled() or error is not None else "close")
+        for side in (self._near, self._far):
+            if side is not None:
+                _close(side, how)
+        if error is not None and not isinstance(error, OSError):
+            raise error  # a mistake of ours: the loop says so
 
     async def _carry(self, far: socket.socket) -> None:
         """Pass on both directions until both have ended."""
@@ -219,7 +221,7 @@ def _bound(port: int) -> socket.socket:
     return bound
 
 
-def _end(side: socket.socket, how: Cut) -> None:
+def _close(side: socket.socket, how: Cut) -> None:
     """Close a socket as a dead process does, or with a reset."""
     if how == "reset":
         with suppress(OSError):

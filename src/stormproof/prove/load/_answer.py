@@ -1,7 +1,6 @@
 """Answers: an incremental HTTP/1.1 parser that tells how the framing ended; it does no I/O."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Final
 
 KEPT_HEADERS: Final = frozenset(
@@ -15,7 +14,6 @@ KEPT_HEADERS: Final = frozenset(
     }
 )
 _READ_HEADERS = KEPT_HEADERS | {"content-length"}
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 _MOST_HEAD_BYTES = 65536
 _MOST_LINE_BYTES = 8192
@@ -48,7 +46,7 @@ class AnswerParser:
     def begin(self, method: str, sink: Sink | None = None) -> None:
         """Get ready for the answer to a request of `method`; `sink` is given the body's bytes."""
         self.status = 0
-        self.headers = _NO_HEADERS
+        self.headers: Mapping[str, str] = {}
         self.size_bytes = 0
         self.is_complete = False
         self.has_final_chunk = False
@@ -101,7 +99,7 @@ class AnswerParser:
         self.status = status
         self._frame(fields, is_old=first.startswith("HTTP/1.0"))
         fields.pop("content-length", None)
-        self.headers = fields or _NO_HEADERS
+        self.headers = fields
         return True
 
     def _check_start(self) -> None:

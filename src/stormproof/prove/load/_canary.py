@@ -21,8 +21,9 @@ async def canary(
 
     A question follows on the answer of the one before, so a server that is stuck is asked less
     often. A connection the server has closed is opened anew, also when it closes it under the
-    question; what is not answered within `timeout` seconds, or refused, is a status of 0. At
-    exit a question under way is dropped, and the connection is closed.
+    question; what is not answered within `timeout` seconds, or refused, is a status of 0. The
+    questions have no number, so the agent does not tell of them. At exit a question under way is
+    dropped, and the connection is closed.
 
     Args:
         port: The server's, on 127.0.0.1.
@@ -75,7 +76,7 @@ async def _question(
     if connection is None:
         return row_of(exchange), None
     try:
-        connection.send(exchange)
+        connection.send(exchange, raw=shot.encoded(0))
         await ended(exchange, connection)
     except BaseException:
         await closed(connection)

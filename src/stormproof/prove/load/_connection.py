@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 from stormproof.prove._recording import Ended
 
@@ -104,10 +105,9 @@ class Connection(asyncio.Protocol):
         return True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         # With no room at all, resume_writing says when the last byte was handed over.
-        transport.set_write_buffer_limits(high=0)
+        self._transport.set_write_buffer_limits(high=0)
 
     def resume_writing(self) -> None:
         if self._exchange is not None and self._exchange.sent_at is None:

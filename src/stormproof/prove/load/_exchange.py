@@ -1,14 +1,12 @@
 """An exchange: one request on its way, and the row it becomes in the ledger when it ends."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from stormproof.prove._recording import Ended, Request
 
 from ._answer import AnswerParser, Sink
 from ._ledger import Ledger
 from ._shot import Shot
-
-_NONE: Mapping[str, str] = {}
 
 
 class Exchange:
@@ -90,7 +88,7 @@ class Exchange:
             size_bytes=answer.size_bytes if answer else 0,
             connection=self.connection,
             is_reused=self.is_reused,
-            headers=answer.headers if answer else _NONE,
+            headers=answer.headers if answer else {},
             note=note if self.remark is None else self.remark(ended),
         )
         self.ledger.rows.append(self.row)

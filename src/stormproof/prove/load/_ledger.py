@@ -25,6 +25,16 @@ class Ledger:
         """Return the recording's time, in seconds."""
         return time.monotonic() - self.zero
 
+    def aside(self) -> "Ledger":
+        """Return a ledger of its own that shares the clock and the numbers.
+
+        For requests that are not recorded: the agent tells of them too, and their numbers must
+        not be those of others.
+        """
+        aside = Ledger(self.zero)
+        aside._ids, aside._connections = self._ids, self._connections
+        return aside
+
     def next_id(self) -> int:
         """Return a number that no other request of this ledger has."""
         return next(self._ids)

@@ -47,7 +47,12 @@ async def open_loop(
         group: Which part they have in the attack.
         connections: Most at one time; `rate` x `timeout` are needed when nothing is answered.
             A request that finds none within half its timeout becomes `unsent`.
+
+    Raises:
+        ValueError: The rate is not above 0, or there is no shot with a weight above 0.
     """
+    if rate <= 0:
+        raise ValueError(f"a load needs a rate above 0, not {rate}")
     allow_connections(connections)
     loop = _OpenLoop(port, shots, timeout=timeout, ledger=ledger, group=group, most=connections)
     try:
@@ -135,7 +140,8 @@ class _OpenLoop:
 
     def _ended(self, exchange: Exchange) -> None:
         self._under_way -= 1
-        if exchange.dispatched_at is None:
+        is_unsent = exchange.row is not None and exchange.row.ended == "unsent"
+        if is_unsent or exchange.dispatched_at is None:
             self._unsent += 1
             self._late.append(self._timeout)
         else:

@@ -9,6 +9,7 @@ from stormproof.prove._recording import Route
 
 ID_HEADER = "X-Stormproof-Id"
 HOST = "127.0.0.1"
+_ID_FIELD = f"\r\n{ID_HEADER}: ".encode()
 
 _OURS = {"connection", "content-length", "transfer-encoding", ID_HEADER.lower()}
 _URL_SAFE = "%/:=&?~+!$,;'@()*[]"
@@ -40,7 +41,7 @@ class Shot:
     def __post_init__(self) -> None:
         tail = b"\r\n\r\n" + self.body
         set_ = object.__setattr__  # the dataclass is frozen, and these are part of its making
-        set_(self, "_before_id", f"{self._head()}\r\n{ID_HEADER}: ".encode("latin-1"))
+        set_(self, "_before_id", self._head().encode("latin-1") + _ID_FIELD)
         set_(self, "_after_id", tail)
         set_(self, "_after_id_close", b"\r\nConnection: close" + tail)
 
@@ -60,9 +61,12 @@ class Shot:
         """Return the bytes of the request with that number.
 
         Args:
-            id: Sent as `X-Stormproof-Id`; 0 or more.
+            id: Sent as `X-Stormproof-Id`; 0: without that header, so the agent looks away.
             close: Ask for the end of the connection after the answer.
         """
+        if not id:
+            head = self._before_id.removesuffix(_ID_FIELD)
+            return head + (self._after_id_close if close else self._after_id)
         return b"%b%d%b" % (self._before_id, id, self._after_id_close if close else self._after_id)
 
     def _head(self) -> str:
