@@ -21,6 +21,8 @@ FOUND = [
     ("http://0.0.0.0:8080", "0.0.0.0", 8080),
     ("smtp://us%40er:p%40ss@localhost:1025", "localhost", 1025),
     ("postgresql://u:p@ss@localhost/db", "localhost", 5432),
+    ("postgresql://u:p/s?s#s@localhost:5/db", "localhost", 5),
+    ("postgresql://:/p/ss@[::1]:5/db", "::1", 5),
 ]
 
 NONE = [
@@ -92,6 +94,8 @@ def test_url_of_several_hosts_gives_a_dependency_for_each() -> None:
     [
         "postgresql://me:hunter2@db.example.com/x",
         "redis://10.0.0.7",
+        "postgresql://me:hunter2/x@db.example.com/x",
+        "redis://:hunter2/x@db.example.com",
         "http://127.0.0.1:1,http://192.168.1.9:2",
         "mongodb://localhost,other.example.com",
         "postgresql://me:hunter2@/x?host=db.example.com",

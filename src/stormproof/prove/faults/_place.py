@@ -37,7 +37,9 @@ _URL = re.compile(
     r"(?:/[^?#\s]*)?(?:\?(?P<query>[^#\s]*))?(?:#\S*)?"
 )
 _BETWEEN = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
-_HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:,]*)(?::(?P<port>\d+))?")
+_NAME = r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.%-]+)"
+_HOST = re.compile(rf"(?P<host>{_NAME})(?::(?P<port>\d+))?")
+_HOSTS = re.compile(rf"(?:{_NAME}(?::\d+)?,?)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,22 @@ def _places_of(match: "re.Match[str]") -> Iterator[Place]:
             yield Place(match[0], name, default, span, match.start(), is_fixed=True)
     if hosts:
         return
-    authority = match["authority"]
-    begin = match.start("authority") + authority.rfind("@") + 1
-    for piece in _HOST.finditer(match.string, begin, match.end("authority")):
+    begin, end = match.span("authority")
+    begin += match["authority"].rfind("@") + 1
+    if _HOSTS.fullmatch(match.string, begin, end) is None:
+        begin, end = _behind_password(match)
+    for piece in _HOST.finditer(match.string, begin, end):
         host = unquote(piece["host"]).strip("[]")
         if host and not host.startswith("/"):
             port = int(piece["port"]) if piece["port"] else default
             yield Place(match[0], host, port, piece.span(), match.start())
+
+
+def _behind_password(match: "re.Match[str]") -> tuple[int, int]:
+    """Return where the hosts are when a password holds a bare `/`, `?` or `#`.
+
+    No URL by the standard, but SQLAlchemy reads it; what is not read here would not be refused.
+    """
+    begin = match.string.rfind("@", match.start(), match.end()) + 1
+    hosts = _HOSTS.match(match.string, begin, match.end()) if begin else None
+    return hosts.span() if hosts is not None else (0, 0)
