@@ -32,11 +32,22 @@ _PORTS: Mapping[str, int] = {
     "wss": 443,
 }
 
-_URL = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#\s]*)"
-    r"(?:/[^?#\s]*)?(?:\?(?P<query>[^#\s]*))?(?:#\S*)?"
-)
-_BETWEEN = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
+
+
+def _url(stop: str) -> "re.Pattern[str]":
+    """Return what finds URLs that end before one of these characters, or where the next begins."""
+    other = rf"(?!\s*,\s*{_SCHEME}://)[^{stop}"
+    return re.compile(
+        rf"(?P<scheme>{_SCHEME})://(?P<authority>(?:{other}/?#])*)"
+        rf"(?:/(?:{other}?#])*)?(?:\?(?P<query>(?:{other}#])*))?(?:#(?:{other}])*)?"
+    )
+
+
+_PLAIN = _url(r"\s")
+_QUOTED = _url(r"\s\"'")
+_BETWEEN = " \t\r\n,;"
+_AROUND = _BETWEEN + "[]\"'"
 _NAME = r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.%-]+)"
 _HOST = re.compile(rf"(?P<host>{_NAME})(?::(?P<port>\d+))?")
 _HOSTS = re.compile(rf"(?:{_NAME}(?::\d+)?,?)*")
@@ -76,23 +87,20 @@ class Place:
 
 
 def places(value: str) -> tuple[Place, ...]:
-    """Return what a value names: a URL, or several with commas between; else nothing.
+    """Return what a value names: a URL, several with commas between, or a JSON list of them.
 
     Unix sockets and empty hosts (SQLite, `file:`) are no places.
     """
+    is_quoted = value.lstrip().startswith(("[", '"', "'"))  # a list as pydantic-settings reads it
+    url, between = (_QUOTED, _AROUND) if is_quoted else (_PLAIN, _BETWEEN)
     found: list[Place] = []
     at = 0
-    for part in (*_BETWEEN.finditer(value), None):
-        end = len(value) if part is None else part.start()
-        begin = at + len(value[at:end]) - len(value[at:end].lstrip())
-        match = _URL.fullmatch(
-            value, begin, end - (len(value[at:end]) - len(value[at:end].rstrip()))
-        )
-        if match is None:
+    for match in url.finditer(value):
+        if value[at : match.start()].strip(between):
             return ()
         found += _places_of(match)
-        at = end if part is None else part.end()
-    return tuple(found)
+        at = match.end()
+    return () if value[at:].strip(between) else tuple(found)
 
 
 def _places_of(match: "re.Match[str]") -> Iterator[Place]:
