@@ -5,7 +5,7 @@ from typing import Any
 from stormproof.prove import Judgement
 from stormproof.prove._recording import AgentEvent
 from stormproof.prove.audits.loop_blocking import AUDIT
-from tests.prove.audits.visits import event, record, recording, request
+from tests.prove.audits.visits import event, handled, record, recording, request
 
 
 def stall(at: float = 5.0, **changed: Any) -> AgentEvent:
@@ -36,12 +36,19 @@ def test_line_that_held_the_loop_twice_is_named() -> None:
 
 
 def test_one_short_stall_may_be_the_machine() -> None:
-    assert judged(stall(seconds=0.49)).outcome == "pass"
+    assert judged(stall(seconds=1.9)).outcome == "pass"
     assert judged(stall(), stall(function="other")).outcome == "pass"
 
 
-def test_one_stall_of_half_a_second_is_told() -> None:
-    assert judged(stall(seconds=0.5)).outcome == "fail"
+def test_one_stall_of_two_seconds_is_told() -> None:
+    assert judged(stall(seconds=2.0)).outcome == "fail"
+
+
+def test_rare_stalls_of_a_busy_route_count_only_when_they_are_long() -> None:
+    asked = [handled(n, began=1.0, ended=1.1, route="GET /report") for n in range(101)]
+    assert judged(stall(), stall(), *asked).outcome == "pass"
+    assert judged(stall(), stall(), *asked[:100]).outcome == "fail"
+    assert judged(stall(seconds=0.4), stall(seconds=0.3), *asked).outcome == "fail"
 
 
 def test_limit_itself_is_no_stall() -> None:
@@ -49,8 +56,8 @@ def test_limit_itself_is_no_stall() -> None:
 
 
 def test_start_and_end_of_the_process_are_left_out() -> None:
-    at_start = stall(1.1, seconds=0.6)
-    at_end = (event("lifespan", 9.0, phase="stopping"), stall(9.5, seconds=0.6))
+    at_start = stall(1.1, seconds=2.5)
+    at_end = (event("lifespan", 9.0, phase="stopping"), stall(9.5, seconds=2.5))
     assert judged(at_start, *at_end).outcome == "pass"
 
 
