@@ -13,13 +13,13 @@ from ._served import has_own_line, played_from, played_until
 LIMIT = 0.1
 """Seconds that one step of the loop may take."""
 
-_OFTEN = 2
-_SHARE = 0.02
+_OFTEN = 3
+_SHARE = 0.1
 _LONG = 0.3
 _ONCE = 2.0
-"""A place is told when it held the loop twice, and that either for a share of its routes' requests
-or for these seconds; or once, and for much longer. Less may be the machine, or a first time, though
-the agent has taken off the time in which the process waited for a core.
+"""A function is told when it held the loop three times and in a tenth of its routes' requests, or
+twice for 0.3 s, or once for 2 s. Less may be the machine: the agent takes off the time in which
+the loop waited for a core, not that in which it waited for a thread that had none.
 """
 
 
@@ -94,12 +94,10 @@ def _places(recording: Recording) -> Iterator[_Place]:
 
 def _is_sure(found: Sequence[_Stall]) -> bool:
     """Whether stalls of one place, the longest first, can be no accident."""
-    if found[0].seconds >= _ONCE:
+    if found[0].seconds >= _ONCE or (len(found) > 1 and found[1].seconds >= _LONG):
         return True
     if len(found) < _OFTEN:
         return False
-    if found[_OFTEN - 1].seconds >= _LONG:
-        return True
     by_attack: dict[str, list[_Stall]] = defaultdict(list)
     for stall in found:
         by_attack[stall.record.name].append(stall)
