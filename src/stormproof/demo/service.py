@@ -38,7 +38,7 @@ database = stormproof.Database(
     os.environ.get("DATABASE_URL", "sqlite+aiosqlite:///stormproof-demo.db")
 )
 neighbours = Neighbours.from_environment()
-upstream = stormproof.Upstream()
+upstream = stormproof.Upstream(timeout=5.0)
 tasks = stormproof.Tasks()
 query_limit = stormproof.Limiter(10, name="query")
 

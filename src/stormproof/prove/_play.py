@@ -106,7 +106,7 @@ async def _scene(
 
 async def _warm_up(scene: Scene) -> None:
     """Ask each plain route, so that what is done once is done; nothing of it is recorded."""
-    aside = Ledger(scene.ledger.zero)
+    aside = scene.ledger.aside()
     for route in scene.of_kind("plain", "health"):
         for _ in range(_WARM_UP):
             await ask(scene.port, Shot.of(route), timeout=10.0, ledger=aside, group="warm-up")

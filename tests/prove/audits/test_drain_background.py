@@ -1,4 +1,4 @@
-"""drain-background on recordings built by hand."""
+"""Drain-background on recordings built by hand."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""drain-budget on recordings built by hand."""
+"""Drain-budget on recordings built by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""drain-in-flight on recordings built by hand."""
+"""Drain-in-flight on recordings built by hand."""
 
 import pytest
 

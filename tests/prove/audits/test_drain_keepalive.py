@@ -1,4 +1,4 @@
-"""drain-keepalive on recordings built by hand."""
+"""Drain-keepalive on recordings built by hand."""
 
 from stormproof.prove.audits.drain_keepalive import AUDIT
 

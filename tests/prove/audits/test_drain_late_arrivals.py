@@ -1,4 +1,4 @@
-"""drain-late-arrivals on recordings built by hand."""
+"""Drain-late-arrivals on recordings built by hand."""
 
 from stormproof.prove.audits.drain_late_arrivals import AUDIT
 

@@ -1,4 +1,4 @@
-"""drain-streams on recordings built by hand."""
+"""Drain-streams on recordings built by hand."""
 
 from stormproof.prove import Recording
 from stormproof.prove._recording import AttackRecord, Ended, Request, Route

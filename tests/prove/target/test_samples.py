@@ -23,8 +23,8 @@ async def test_samples_come_every_100_ms_while_the_loop_is_blocked(tmp_path: Pat
         time.sleep(1.5)  # blocks the loop
         await asyncio.sleep(0.2)
         taken = [sample.at for sample in running.samples if begun <= sample.at <= begun + 1.5]
-        # 15 where the machine has time; half of them where it is busy.
-        assert 7 <= len(taken) <= 16
+        # 15 where the machine has time, fewer where it is busy; the loop itself would take 1.
+        assert 5 <= len(taken) <= 16
         assert running.samples[-1].at < time.monotonic() - zero
 
 

@@ -120,7 +120,7 @@ async def _find_users(one: _Dependency) -> None:
     Each time, because others send as well: work after a response, a pool that looks whether its
     connections live.
     """
-    aside = Ledger(one.scene.ledger.zero)
+    aside = one.scene.ledger.aside()
     learned = {f"dependency:{proxy.name}" for proxy in one.proxies}
     users, others = [], []
     for route in one.scene.of_kind("plain"):
@@ -160,7 +160,7 @@ async def _before(one: _Dependency) -> None:
     """Light load: what is usual, and how many connections it takes."""
     reuse: dict[str, dict[str, int]] = {}
     for route in one.users:
-        await _light_load(one, route, Ledger(one.scene.ledger.zero), seconds=0.15)
+        await _light_load(one, route, one.scene.ledger.aside(), seconds=0.15)
         accepted, rows = one.count("accepted"), len(one.scene.ledger.rows)
         for _ in range(_MOST_TURNS):
             await _light_load(one, route, one.scene.ledger, seconds=0.4)
@@ -234,7 +234,7 @@ async def _callers(one: _Dependency) -> None:
 
 async def _settle(one: _Dependency) -> None:
     """Wait until the routes answer again, so that one fault is not seen in the next."""
-    aside = Ledger(one.scene.ledger.zero)
+    aside = one.scene.ledger.aside()
     ends_at = aside.now() + _BACK_LIMIT
     waiting = list(one.users)
     while waiting and aside.now() < ends_at:

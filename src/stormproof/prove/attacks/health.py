@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from stormproof.prove._attack import Attack, Scene
 from stormproof.prove._recording import Route
 from stormproof.prove.faults import Down, FaultProxy
-from stormproof.prove.load import Ledger, Shot, ask, closed_loop
+from stormproof.prove.load import Shot, ask, closed_loop
 
 _DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle", "cockroachdb", "mongodb")
 
@@ -88,7 +88,7 @@ async def _trickle(scene: Scene, until: asyncio.Event) -> None:
             callers=2,
             seconds=_LOOK + 1,
             timeout=1.0,
-            ledger=Ledger(scene.ledger.zero),
+            ledger=scene.ledger.aside(),
             group="trickle",
             until=until,
             pause=0.2,

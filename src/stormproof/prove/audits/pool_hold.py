@@ -51,6 +51,13 @@ class _Held:
             f"{1000 * self.idle:.0f} ms of it ({share:.0f} %) without a statement"
         )
 
+    @property
+    def figure(self) -> tuple[float, str, float]:
+        """The figure that was judged, its unit and its limit: the time, else the share."""
+        if self.idle > MOST_IDLE or not self.is_too_long:
+            return self.idle, "s", MOST_IDLE
+        return 100 * self.idle / self.held, "% of the hold", 100 * MOST_SHARE
+
 
 def _judge(recording: Recording) -> Judgement:
     record = recording.attack("baseline")
@@ -80,13 +87,14 @@ def _judge(recording: Recording) -> Judgement:
             unit="s",
             limit=MOST_IDLE,
         )
+    value, unit, limit = wrong[0].figure
     return Judgement(
         outcome="fail",
         display=f"{len(wrong)} of {len(found)} routes hold a connection while no statement runs: "
         + wrong[0].said,
-        value=wrong[0].idle,
-        unit="s",
-        limit=MOST_IDLE,
+        value=value,
+        unit=unit,
+        limit=limit,
         losses=first_lines(held.said for held in wrong),
         stack=wrong[0].stack,
         routes=tuple(held.route for held in wrong),

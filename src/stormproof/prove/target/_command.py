@@ -76,6 +76,9 @@ def _granian(options: ProveOptions, port: int) -> list[str]:
 
 def _gunicorn(options: ProveOptions, port: int) -> list[str]:
     words = ["gunicorn", options.app, "--worker-class", "uvicorn_worker.UvicornWorker"]
+    if find_spec("gunicorn.ctl") is not None:
+        # Else it would take the one path in the home folder that a gunicorn at work listens on.
+        words.append("--no-control-socket")
     return [*words, "--bind", f"127.0.0.1:{port}"]
 
 
