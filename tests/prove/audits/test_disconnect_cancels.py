@@ -43,6 +43,11 @@ def test_handlers_that_ended_within_the_limit_pass() -> None:
     assert judgement.display.startswith("2 of 2 handlers ended within 0.5 s")
 
 
+def test_handler_that_began_late_is_timed_from_its_beginning() -> None:
+    late = handled(1, began=5.0, ended=5.1, route=REPORT)
+    assert judged([left(1)], [late]).outcome == "pass"
+
+
 def test_handler_that_never_ended_worked_on() -> None:
     assert judged([left(1)]).outcome == "fail"
 

@@ -73,13 +73,13 @@ def _ran_on(record: AttackRecord, rows: Iterable[Request]) -> list[float]:
     ends = handled(record)
     times = []
     for request in rows:
-        left_at = request.last_byte_at or request.intended_at
-        event = ends.get(request.id)
-        ended_at = (
-            record.marks.get("over", record.ended_at) if event is None else event.facts["ended"]
-        )
-        if ended_at - left_at > LIMIT:
-            times.append(ended_at - left_at)
+        since = request.last_byte_at or request.intended_at
+        until = record.marks.get("over", record.ended_at)
+        if (event := ends.get(request.id)) is not None:
+            # A handler may begin after the leaving, where the loop had no time for it before.
+            since, until = max(since, event.facts["began"]), event.facts["ended"]
+        if until - since > LIMIT:
+            times.append(until - since)
     return times
 
 

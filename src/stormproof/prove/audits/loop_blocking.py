@@ -1,24 +1,33 @@
 """`loop-blocking`: no code holds the event loop for more than 100 ms."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
-from stormproof.prove._recording import Recording
+from stormproof.prove._recording import AttackRecord, Recording
 
 from ._served import has_own_line, played_from, played_until
 
 LIMIT = 0.1
 """Seconds that one step of the loop may take."""
 
-_OFTEN = 2
-_ONCE = 0.5
-"""Seconds of a single stall that is told: a shorter one may be the machine, or a first time.
-
-The agent has taken off the time in which the process waited for a core.
+_OFTEN = 3
+_SHARE = 0.1
+_LONG = 0.3
+_ONCE = 2.0
+"""A function is told when it held the loop three times and in a tenth of its routes' requests, or
+twice for 0.3 s, or once for 2 s. Less may be the machine: the agent takes off the time in which
+the loop waited for a core, not that in which it waited for a thread that had none.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Stall:
+    record: AttackRecord
+    facts: Mapping[str, Any]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +75,50 @@ def _judge(recording: Recording) -> Judgement:
 
 
 def _places(recording: Recording) -> Iterator[_Place]:
-    stalls: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for facts in _stalls(recording):
-        stalls[_key(facts)].append(facts)
+    stalls: dict[str, list[_Stall]] = defaultdict(list)
+    for stall in _stalls(recording):
+        stalls[_key(stall.facts)].append(stall)
     for found in stalls.values():
-        found.sort(key=lambda facts: -facts["seconds"])
-        if len(found) < _OFTEN and found[0]["seconds"] < _ONCE:
+        found.sort(key=lambda stall: -stall.seconds)
+        if not _is_sure(found):
             continue
-        worst = found[0]
+        worst = found[0].facts
+        routes = dict.fromkeys(str(stall.facts["route"]) for stall in found if stall.facts["route"])
         yield _Place(
             where=_where(worst),
-            routes=tuple(dict.fromkeys(str(each["route"]) for each in found if each["route"])),
-            seconds=tuple(each["seconds"] for each in found),
+            routes=tuple(routes),
+            seconds=tuple(stall.seconds for stall in found),
             stack=tuple(map(str, worst.get("stack", ()))),
         )
 
 
-def _stalls(recording: Recording) -> Iterator[Mapping[str, Any]]:
+def _is_sure(found: Sequence[_Stall]) -> bool:
+    """Whether stalls of one place, the longest first, can be no accident."""
+    if found[0].seconds >= _ONCE or (len(found) > 1 and found[1].seconds >= _LONG):
+        return True
+    if len(found) < _OFTEN:
+        return False
+    by_attack: dict[str, list[_Stall]] = defaultdict(list)
+    for stall in found:
+        by_attack[stall.record.name].append(stall)
+    return any(len(stalls) >= _SHARE * _handled(stalls) for stalls in by_attack.values())
+
+
+def _handled(stalls: Sequence[_Stall]) -> int:
+    """Return how many requests the routes of these stalls have had in that attack."""
+    routes = {stall.facts.get("route") for stall in stalls}
+    return sum(event.facts["route"] in routes for event in stalls[0].record.of_kind("request"))
+
+
+def _stalls(recording: Recording) -> Iterator[_Stall]:
     """Yield the stalls that the app answers for, start and end of its process left out."""
     for record in recording.measured():
         first, last = played_from(record), played_until(record)
         for event in record.of_kind("stall"):
-            facts = event.facts
-            is_within = first <= event.at - facts["seconds"] and event.at <= last
-            if is_within and facts["seconds"] > LIMIT and _is_the_apps(facts):
-                yield facts
+            stall = _Stall(record, event.facts, float(event.facts["seconds"]))
+            is_within = first <= event.at - stall.seconds and event.at <= last
+            if is_within and stall.seconds > LIMIT and _is_the_apps(stall.facts):
+                yield stall
 
 
 def _is_the_apps(facts: Mapping[str, Any]) -> bool:
