@@ -229,6 +229,22 @@ async def test_a_statement_that_takes_long_is_not_idle(
     assert hold.facts["idle"] < 0.15
 
 
+async def test_rows_that_sqlite_computes_while_they_are_fetched_are_not_idle(
+    tmp_path: Path,
+) -> None:
+    slow = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 2000000) "
+    source = SYNC.replace(
+        'text("select 1")', f'text("{slow} select * from n where i % 500000 = 0")'
+    )
+    source = source.replace("))\n    time.sleep", ")).all()\n    time.sleep")
+    url = f"sqlite:///{tmp_path}/data.db"
+    async with proven(source, tmp_path, env={"URL": url}) as stage:
+        await stage.ask("GET", "/read/0.0", 1, timeout=30)
+        (hold,) = await stage.hears("hold", id=1)
+    assert hold.facts["held"] > 0.2
+    assert hold.facts["idle"] < 0.3 * hold.facts["held"]
+
+
 async def test_exhausted_pools_refuse_all_take_what_comes_back_and_serve_again(
     way: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

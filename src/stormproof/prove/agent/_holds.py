@@ -23,11 +23,13 @@ class Hold:
         where: Stands for the route in all that is counted by route.
         lines: Of this checkout, or of another on the same route in the same second.
         idle_since: When the driver was done last.
+        is_being_reset: Whether the pool's own ROLLBACK at the end has begun.
         wrote_now: Whether the transaction that is open has written.
     """
 
     __slots__ = (
-        "arrival", "began", "idle", "idle_since", "lines", "longest_idle", "pool", "record",
+        "arrival", "began", "idle", "idle_since", "is_being_reset", "lines", "longest_idle", "pool",
+        "record",
         "statements", "where", "wrote", "wrote_now",
     )  # fmt: skip
 
@@ -41,7 +43,7 @@ class Hold:
         self.began = self.idle_since = time.monotonic()
         self.idle = self.longest_idle = 0.0
         self.statements = 0
-        self.wrote = self.wrote_now = False
+        self.wrote = self.wrote_now = self.is_being_reset = False
 
     def busy(self) -> None:
         """The driver has work from now on: the time since the last work was idle."""
@@ -93,12 +95,20 @@ class Holds:
         hold.lines = self._lines.get(hold.where, [])
         self._out[id(record)] = hold
 
+    def reset(self, record: Any) -> None:
+        """The pool rolls back what may be open; that is work of the driver."""
+        hold = self._out.get(id(record))
+        if hold is not None:
+            hold.busy()
+            hold.is_being_reset = True
+
     def given_back(self, record: Any, how: str) -> None:
         """A connection has come back, or is gone; only the first end of a hold counts."""
         hold = self._out.pop(id(record), None)
         if hold is None:
             return
-        hold.busy()
+        if not hold.is_being_reset:
+            hold.busy()
         if self._rate.allows(hold.where):
             facts = self._facts(hold)
             facts["stack"] = self._requests.places.own(hold.lines)
