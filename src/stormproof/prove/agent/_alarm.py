@@ -73,6 +73,7 @@ class Alarm:
                 task=task,
                 arrival=CURRENT.get(),
                 lines=tuple((each.f_code, each.f_lineno) for each in frames),
+                place=None if frame is None else (frame.f_code, frame.f_lasti),
                 use=self._usage.now(),
             )
             self._samples.append(sample)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ._arrival import Arrival
 from ._places import Line
 from ._requests import Requests
-from ._usage import Use
+from ._usage import Seen, Use
 from ._wire import Facts
 
 EVERY = 0.025
@@ -30,6 +30,7 @@ class Sample:
         task: The task whose step that is.
         lines: Innermost first; empty in a sample that only the interpreter's core could take.
         native: What the core saw, innermost first: exact where a C call holds the interpreter.
+        place: The instruction that is being executed.
         use: What the thread had used when this was taken; None where it was not interrupted.
     """
 
@@ -38,6 +39,7 @@ class Sample:
     arrival: Arrival | None = None
     lines: tuple[Line, ...] = ()
     native: tuple[Place, ...] = ()
+    place: object = None
     use: Use | None = None
 
 
@@ -77,6 +79,17 @@ def callback_among(frames: list[FrameType], depth: int, task: Any) -> Any:
     return frames[-depth - 1] if len(frames) > depth else None
 
 
+def seen_in(samples: list[Sample]) -> list[Seen]:
+    """Return use and place of the samples that interrupted the thread."""
+    return [(sample.use, sample.place) for sample in samples if sample.use is not None]
+
+
+def is_held_by_call(samples: list[Sample]) -> bool:
+    """Whether one C call lasted all the time: the core alone could take most samples."""
+    native = sum(1 for sample in samples if sample.native)
+    return native > 2 * (len(samples) - native)
+
+
 def told(samples: list[Sample], requests: Requests) -> Facts | None:
     """Return what is to blame for a stall; None when no single callback is.
 
@@ -85,7 +98,7 @@ def told(samples: list[Sample], requests: Requests) -> Facts | None:
     """
     seen = [sample for sample in samples if sample.lines]
     native = [sample.native for sample in samples if sample.native]
-    if len(native) > 2 * len(seen):
+    if is_held_by_call(samples):
         return _held(seen, native, requests)
     counts = Counter((id(sample.callback), id(sample.task)) for sample in seen)
     (callback, task), most = counts.most_common(1)[0]

@@ -9,7 +9,7 @@ from contextvars import Context
 from ._alarm import Alarm
 from ._places import depth_of
 from ._requests import Requests
-from ._samples import Sample, Sampler, told
+from ._samples import Sample, Sampler, is_held_by_call, seen_in, told
 from ._thread_sampler import ThreadSampler
 from ._usage import Usage, blocked
 from ._wire import Facts
@@ -71,8 +71,8 @@ class Stalls:
         now = self._usage.now()
         samples = sampler.taken()
         if samples and now.at - self._last.at > BEAT + LIMIT:
-            uses = [self._last, *(s.use for s in samples if s.use is not None), now]
-            seconds = blocked(uses) - BEAT
+            is_one_call = is_held_by_call(samples)
+            seconds = blocked(self._last, seen_in(samples), now, is_one_call=is_one_call) - BEAT
             if seconds > LIMIT:
                 self._tell(seconds, samples)
         if sampler.is_displaced:  # the app has a use of its own for the alarm

@@ -17,6 +17,10 @@ class Use:
     queued: float
 
 
+Seen = tuple[Use, object]
+"""The use at a sample, and the instruction that was being executed."""
+
+
 class Usage:
     """Reads the use of the thread that made it; `queued` stays 0 where the system does not tell."""
 
@@ -38,17 +42,38 @@ class Usage:
         return Use(time.monotonic(), time.thread_time(), queued)
 
 
-def blocked(uses: Sequence[Use]) -> float:
-    """Return the seconds from the first to the last use, without the wait for a processor.
+def blocked(last: Use, samples: Sequence[Seen], now: Use, *, is_one_call: bool) -> float:
+    """Return the seconds from one heartbeat to the next that a callback is to blame for.
 
-    A sample by a signal wakes a thread that sleeps, which then waits for a processor although it
-    had nothing to do. So the wait within a time that was mostly sleep counts: it would have been
-    sleep. The first and the last stretch may be the loop's own sleep; their wait is taken off.
+    The wait for a processor is not: the machine is busy. Nor is a wait within a callback that
+    gets on: it wants the interpreter, which other threads have. Between two samples at the same
+    instruction the thread sleeps in a call, and there all counts, the wait for a processor too:
+    each sample wakes the thread, which would have slept on.
+
+    Args:
+        last: At the heartbeat before.
+        samples: What was seen since, with the instruction; empty where the samples did not
+            interrupt the thread.
+        now: At the heartbeat that was late.
+        is_one_call: Whether one call of C code has lasted all the time.
     """
-    total = uses[-1].at - uses[0].at - (uses[-1].queued - uses[0].queued)
-    for before, after in pairwise(uses[1:-1]):
-        queued = after.queued - before.queued
-        worked = after.worked - before.worked
-        slept = after.at - before.at - queued - worked
-        total += queued if slept > worked else 0.0
-    return total
+    if is_one_call:
+        return _stretch(last, now, is_same=True)
+    if not samples:
+        return _worked_and_slept(last, now)
+    seconds = _worked_and_slept(last, samples[0][0]) + _worked_and_slept(samples[-1][0], now)
+    for (before, place), (after, next_place) in pairwise(samples):
+        seconds += _stretch(before, after, is_same=place == next_place)
+    return seconds
+
+
+def _stretch(before: Use, after: Use, *, is_same: bool) -> float:
+    worked = after.worked - before.worked
+    if not is_same:
+        return worked
+    wall, unqueued = after.at - before.at, _worked_and_slept(before, after)
+    return wall if unqueued - worked > worked else unqueued
+
+
+def _worked_and_slept(before: Use, after: Use) -> float:
+    return after.at - before.at - (after.queued - before.queued)
