@@ -2,15 +2,12 @@
 
 import re
 
-_SECRETS = (
-    re.compile(r"(?<=://)[^\s/@:'\"]*:[^\s/'\"]*(?=@)"),  # user:password in an authority
-    re.compile(r"(?i)(?<=password=)[^\s&'\"]+"),
-    re.compile(r"(?i)(?<=[?&]token=)[^\s&'\"]+"),
+_IN_URL = re.compile(r"(?<=://)[^\s/'\"]+(?=@)")
+_IN_SETTING = re.compile(
+    r"(?i)\b((?:password|passwd|pwd|secret|token|api_?key)\s*=\s*['\"]?)[^\s&;,'\"]+"
 )
 
 
 def without_secrets(text: str) -> str:
-    """Return `text` with `***` where a URL or a connection string holds a password."""
-    for secret in _SECRETS:
-        text = secret.sub("***", text)
-    return text
+    """Return `text` with `***` where a URL has a user, or a connection string a password."""
+    return _IN_SETTING.sub(r"\1***", _IN_URL.sub("***", text))

@@ -86,8 +86,8 @@ async def proven(
         )
         async with process:
             stage = Stage(link, process, port)
-            await until(lambda: stage.told("ready") or not process.is_running(), 15.0, what="ready")
-            await until(lambda: _answers(stage), 10.0, what="an answer")
+            await until(lambda: stage.told("ready") or not process.is_running(), 30.0, what="ready")
+            await until(lambda: _answers(stage), 20.0, what="an answer")
             yield stage
 
 

@@ -194,15 +194,22 @@ async def _is_served(stage: Stage) -> bool:
     return (await stage.ask("GET", "/read/0")).status == 200
 
 
-async def test_a_hold_is_told_with_its_route_its_stack_and_its_idle_time(
+async def test_holds_are_told_with_route_stack_and_idle_time_and_are_in_the_census(
     way: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     async with running(way, tmp_path, request) as stage:
-        await stage.ask("GET", "/read/0.2", 7)
+        slow = asyncio.create_task(stage.ask("GET", "/read/1.0", 7))
+        (out,) = await until(lambda: _checkouts(stage), what="a checkout")
+        (pool,) = [pool for pool in (await stage.link.census())["pools"] if pool["checked_out"]]
+        await slow
+        await until(lambda: _has_none_out(stage), what="no checkout")
         (hold,) = await stage.hears("hold", id=7)
-        facts = hold.facts
-    assert facts["route"] == "GET /read/{seconds}"
-    assert 0.2 <= facts["longest_idle"] <= facts["idle"] <= facts["held"] < 1.0
+        assert (await stage.ask("POST", "/write", 8)).status == 200
+        await stage.hears("hold", route="POST /write", wrote=True)
+    facts = hold.facts
+    assert out["route"] == facts["route"] == "GET /read/{seconds}"
+    assert (pool["size"], pool["overflow_max"], pool["checked_out"]) == (2, 1, 1)
+    assert 1.0 <= facts["longest_idle"] <= facts["idle"] <= facts["held"] < 3.0
     assert (facts["statements"], facts["wrote"]) == (2, False)
     assert facts["how"] == "checkin"
     assert f"{tmp_path}/app.py" in facts["stack"][-1]
@@ -222,44 +229,23 @@ async def test_a_statement_that_takes_long_is_not_idle(
     assert hold.facts["idle"] < 0.15
 
 
-async def test_what_is_out_is_in_the_census_with_its_pool(
-    way: str, tmp_path: Path, request: pytest.FixtureRequest
+async def test_rows_that_sqlite_computes_while_they_are_fetched_are_not_idle(
+    tmp_path: Path,
 ) -> None:
-    async with running(way, tmp_path, request) as stage:
-        slow = asyncio.create_task(stage.ask("GET", "/read/1.0", 7))
-        out = await until(lambda: _checkouts(stage), what="a checkout")
-        (pool,) = [pool for pool in (await stage.link.census())["pools"] if pool["checked_out"]]
-        await slow
-        await until(lambda: _has_none_out(stage), what="no checkout")
-    assert out[0]["route"] == "GET /read/{seconds}"
-    assert (pool["size"], pool["overflow_max"], pool["checked_out"]) == (2, 1, 1)
+    slow = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 2000000) "
+    source = SYNC.replace(
+        'text("select 1")', f'text("{slow} select * from n where i % 500000 = 0")'
+    )
+    source = source.replace("))\n    time.sleep", ")).all()\n    time.sleep")
+    url = f"sqlite:///{tmp_path}/data.db"
+    async with proven(source, tmp_path, env={"URL": url}) as stage:
+        await stage.ask("GET", "/read/0.0", 1, timeout=30)
+        (hold,) = await stage.hears("hold", id=1)
+    assert hold.facts["held"] > 0.2
+    assert hold.facts["idle"] < 0.3 * hold.facts["held"]
 
 
-async def test_a_write_is_told_as_one(
-    way: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    async with running(way, tmp_path, request) as stage:
-        assert (await stage.ask("POST", "/write", 8)).status == 200
-        await stage.hears("hold", route="POST /write", wrote=True)
-
-
-async def test_exhausted_pools_refuse_all_and_serve_again_after_release(
-    way: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    async with running(way, tmp_path, request) as stage:
-        assert await stage.link.exhaust_pools() == 3
-        assert (await stage.ask("GET", "/read/0", 1)).status >= 500
-        (late,) = await stage.hears("pool-timeout")
-        assert late.facts["route"] == "GET /read/{seconds}"
-        assert 0.25 <= late.facts["waited"] < 2.0
-        assert (await stage.link.census())["checkouts"] == []
-        await stage.link.release_pools()
-        assert (await stage.ask("GET", "/read/0", 2)).status == 200
-        await until(lambda: _is_whole(stage), what="nothing checked out")
-        assert not stage.told("hold", route=None, wrote=False, how="invalidate")
-
-
-async def test_connections_that_the_app_holds_are_taken_when_they_come_back(
+async def test_exhausted_pools_refuse_all_take_what_comes_back_and_serve_again(
     way: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     async with running(way, tmp_path, request) as stage:
@@ -269,10 +255,17 @@ async def test_connections_that_the_app_holds_are_taken_when_they_come_back(
         assert (await slow).status == 200
         await until(lambda: _is_full(stage), what="3 held")
         assert (await stage.ask("GET", "/read/0", 2)).status >= 500
+        (late,) = await stage.hears("pool-timeout", id=2)
+        assert late.facts["route"] == "GET /read/{seconds}"
+        assert 0.25 <= late.facts["waited"] < 2.0
+        assert (await stage.link.census())["checkouts"] == []
         await stage.link.release_pools()
         assert (await stage.ask("GET", "/read/0", 3)).status == 200
+        await until(lambda: _is_whole(stage), what="nothing checked out")
+        assert not [hold for hold in stage.told("hold") if hold.facts["id"] == 2]
 
 
+@pytest.mark.parametrize("way", ["async-postgres", "sync-sqlite", "ours-sqlite"], indirect=True)
 async def test_a_broken_link_gives_everything_back(
     way: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -313,6 +306,7 @@ async def test_a_connection_used_on_after_the_failed_commit_stores_nothing_eithe
         assert (await stage.ask("GET", "/rows")).body == b"0"
 
 
+@pytest.mark.parametrize("way", ["async-postgres", "sync-sqlite", "ours-sqlite"], indirect=True)
 async def test_the_app_ends_as_ever_while_its_pool_is_exhausted(
     way: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

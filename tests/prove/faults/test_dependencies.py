@@ -21,6 +21,8 @@ FOUND = [
     ("http://0.0.0.0:8080", "0.0.0.0", 8080),
     ("smtp://us%40er:p%40ss@localhost:1025", "localhost", 1025),
     ("postgresql://u:p@ss@localhost/db", "localhost", 5432),
+    ("postgresql://u:p/s?s#s@localhost:5/db", "localhost", 5),
+    ("postgresql://:/p/ss@[::1]:5/db", "::1", 5),
 ]
 
 NONE = [
@@ -62,7 +64,7 @@ def test_any_variable_whose_value_is_a_url_counts(name: str) -> None:
     "name",
     [
         *("HTTPS_PROXY", "http_proxy", "PIP_INDEX_URL", "UV_INDEX_URL", "GITHUB_SERVER_URL"),
-        *("DB_PORT", "DB_PORT_5432_TCP", "DOCKER_HOST", "SSH_AUTH_SOCK"),
+        *("DB_PORT", "DB_PORT_5432_TCP", "DOCKER_HOST", "SSH_AUTH_SOCK", "CORS_ORIGINS"),
     ],
 )
 def test_variables_of_tools_and_platforms_are_left_alone(name: str) -> None:
@@ -79,6 +81,17 @@ def test_list_gives_a_dependency_for_each() -> None:
     ]
 
 
+def test_list_as_pydantic_settings_reads_it_gives_a_dependency_for_each() -> None:
+    value = '["http://127.0.0.1:1/a", "http://localhost:2"]'
+    found = dependencies({"UPSTREAMS": value}, {})
+    assert [(one.name, one.url) for one in found] == [
+        ("UPSTREAMS[0]", "http://127.0.0.1:1/a"),
+        ("UPSTREAMS[1]", "http://localhost:2"),
+    ]
+    begin, end = found[1].span
+    assert value[begin:end] == "localhost:2"
+
+
 def test_url_of_several_hosts_gives_a_dependency_for_each() -> None:
     found = dependencies({"MONGO_URL": "mongodb://u:p@localhost:1,127.0.0.1/db"}, {})
     assert [(one.name, one.host, one.port) for one in found] == [
@@ -92,6 +105,8 @@ def test_url_of_several_hosts_gives_a_dependency_for_each() -> None:
     [
         "postgresql://me:hunter2@db.example.com/x",
         "redis://10.0.0.7",
+        "postgresql://me:hunter2/x@db.example.com/x",
+        "redis://:hunter2/x@db.example.com",
         "http://127.0.0.1:1,http://192.168.1.9:2",
         "mongodb://localhost,other.example.com",
         "postgresql://me:hunter2@/x?host=db.example.com",
@@ -99,6 +114,8 @@ def test_url_of_several_hosts_gives_a_dependency_for_each() -> None:
         "http://127.0.0.1.example.com",
         "http://localhost@example.com",
         "http://[2001:db8::1]:80",
+        '["http://127.0.0.1:1", "http://example.com"]',
+        "postgresql://me:hunter2'[\"x@db.example.com/x",
     ],
 )
 def test_url_elsewhere_is_one_sentence_without_its_password(value: str) -> None:

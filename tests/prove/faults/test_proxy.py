@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import os
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -352,6 +354,25 @@ async def test_connection_that_is_cut_as_it_comes_is_closed() -> None:
         with near, suppress(ConnectionResetError):
             assert await asyncio.to_thread(near.recv, 1) == b""
         await until(lambda: proxy.open == 0)
+
+
+async def test_want_of_descriptors_makes_callers_wait_and_does_not_spin() -> None:
+    async with proxied() as proxy:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket() as near:
+            near.setblocking(False)
+            lowest = os.dup(0)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                await asyncio.get_running_loop().sock_connect(near, ("127.0.0.1", proxy.port))
+                spent = time.process_time()
+                await asyncio.sleep(0.3)
+                assert time.process_time() - spent < 0.15
+                assert proxy.attempts == 0
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await until(lambda: proxy.accepted == 1)
 
 
 async def _connected(proxy: FaultProxy) -> socket.socket:

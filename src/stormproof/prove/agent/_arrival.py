@@ -15,23 +15,15 @@ class Arrival:
 
     Attributes:
         id: What the client calls it, or None.
+        name: Its route, as `name_it` was told when it had ended.
+        scope: The ASGI scope while it is in flight.
         status: Of the answer, 0 before it has begun.
         tasks: Weak references to the tasks that were created in it.
         promised: Background tasks that were made in it and have not begun.
     """
 
     __slots__ = (
-        "__weakref__",
-        "_named",
-        "_path",
-        "_root",
-        "_scope",
-        "began",
-        "id",
-        "method",
-        "promised",
-        "status",
-        "tasks",
+        "_path", "_root", "began", "id", "method", "name", "promised", "scope", "status", "tasks",
     )  # fmt: skip
 
     def __init__(self, scope: Scope) -> None:
@@ -41,15 +33,10 @@ class Arrival:
         self.status = 0
         self.tasks: list[Any] = []
         self.promised: dict[int, Any] = {}
-        self._scope: Scope | None = scope
+        self.scope: Scope | None = scope
+        self.name = ""
         self._path: str = scope.get("path", "")
         self._root: str = scope.get("root_path", "")
-        self._named = ""
-
-    @property
-    def scope(self) -> Scope | None:
-        """The ASGI scope while the request is in flight."""
-        return self._scope
 
     @property
     def path(self) -> str:
@@ -57,15 +44,10 @@ class Arrival:
         path = self._path
         return path[len(self._root) :] if self._root and path.startswith(self._root) else path
 
-    @property
-    def name(self) -> str:
-        """What `name_it` was given, or nothing."""
-        return self._named
-
     def name_it(self, route: str) -> None:
         """Keep the route's name and let go of the scope: contexts of long tasks hold this."""
-        self._named = route
-        self._scope = None
+        self.name = route
+        self.scope = None
 
 
 def _id_of(scope: Scope) -> int | None:

@@ -17,11 +17,20 @@ _MOST_A_SECOND = 20
 
 
 class Hold:
-    """One connection out of its pool, from the checkout to the checkin."""
+    """One connection out of its pool, from the checkout to the checkin.
+
+    Attributes:
+        where: Stands for the route in all that is counted by route.
+        lines: Of this checkout, or of another on the same route in the same second.
+        idle_since: When the driver was done last.
+        is_being_reset: Whether the pool's own ROLLBACK at the end has begun.
+        wrote_now: Whether the transaction that is open has written.
+    """
 
     __slots__ = (
-        "arrival", "began", "idle", "idle_since", "lines", "longest_idle", "pool", "record",
-        "statements", "wrote", "wrote_now",
+        "arrival", "began", "idle", "idle_since", "is_being_reset", "lines", "longest_idle", "pool",
+        "record",
+        "statements", "where", "wrote", "wrote_now",
     )  # fmt: skip
 
     def __init__(self, pool: Any, record: int) -> None:
@@ -29,17 +38,21 @@ class Hold:
         self.record = record
         self.arrival: Arrival | None = CURRENT.get()
         self.lines: list[Line] = []
+        scope = None if self.arrival is None else self.arrival.scope
+        self.where = None if scope is None else id(scope.get("route"))
         self.began = self.idle_since = time.monotonic()
         self.idle = self.longest_idle = 0.0
         self.statements = 0
-        self.wrote = self.wrote_now = False
+        self.wrote = self.wrote_now = self.is_being_reset = False
 
     def busy(self) -> None:
         """The driver has work from now on: the time since the last work was idle."""
-        waited = time.monotonic() - self.idle_since
+        now = time.monotonic()
+        waited = now - self.idle_since
         self.idle += waited
-        self.longest_idle = max(self.longest_idle, waited)
-        self.idle_since = time.monotonic()
+        if waited > self.longest_idle:
+            self.longest_idle = waited
+        self.idle_since = now
 
     def rest(self) -> None:
         """The driver is done."""
@@ -59,7 +72,11 @@ class Holds:
         """Begin anew in a child process."""
         self._out: dict[int, Hold] = {}
         self._numbers: dict[int, tuple[Any, int]] = {}
+        self._last = 0
+        self._names: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._lines: dict[int | None, list[Line]] = {}
         self._rate = Rate(_MOST_A_SECOND)
+        self._stacks = Rate(_MOST_A_SECOND)
         self._lock = threading.Lock()
 
     def of(self, connection: Any) -> Hold | None:
@@ -72,17 +89,28 @@ class Holds:
         if IS_OURS.get():
             return
         hold = Hold(pool, self._number(record))
-        hold.lines = lines_from(sys._getframe(2))
+        # A walk over some 60 frames costs more than the rest of the agent, so not at each checkout.
+        if self._stacks.allows(hold.where):
+            self._lines[hold.where] = lines_from(sys._getframe(2))
+        hold.lines = self._lines.get(hold.where, [])
         self._out[id(record)] = hold
+
+    def reset(self, record: Any) -> None:
+        """The pool rolls back what may be open; that is work of the driver."""
+        hold = self._out.get(id(record))
+        if hold is not None:
+            hold.busy()
+            hold.is_being_reset = True
 
     def given_back(self, record: Any, how: str) -> None:
         """A connection has come back, or is gone; only the first end of a hold counts."""
         hold = self._out.pop(id(record), None)
         if hold is None:
             return
-        hold.busy()
-        facts = self._facts(hold)
-        if self._rate.allows(facts["route"]):
+        if not hold.is_being_reset:
+            hold.busy()
+        if self._rate.allows(hold.where):
+            facts = self._facts(hold)
             facts["stack"] = self._requests.places.own(hold.lines)
             self._wire.emit("hold", {**facts, "how": how})
 
@@ -128,6 +156,12 @@ class Holds:
 
     def pool_name(self, pool: Any) -> str:
         """Return the pool's own name, or what its engine leads to."""
+        known = self._names.get(pool)
+        if known is None:
+            known = self._names[pool] = self._name_of(pool)
+        return known
+
+    def _name_of(self, pool: Any) -> str:
         if getattr(pool, "logging_name", None):
             return str(pool.logging_name)
         for engine in list(self.engines):
@@ -156,8 +190,9 @@ class Holds:
             known = self._numbers.get(id(record))
             if known is not None and known[0]() is record:
                 return known[1]
-            self._numbers[id(record)] = (weakref.ref(record), len(self._numbers) + 1)
-            return len(self._numbers)
+            self._last += 1
+            self._numbers[id(record)] = (weakref.ref(record), self._last)
+            return self._last
 
 
 def _asked(pool: Any, name: str) -> int | None:

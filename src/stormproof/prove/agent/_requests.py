@@ -30,10 +30,11 @@ class Requests:
 
     Attributes:
         loop: Of the app, once it has begun to serve.
+        is_described: Whether the app has been told of.
         limiter: anyio's limiter of threads in that loop.
         places: Which files are the app's.
         on_ready: Called once in the loop, when the app has started.
-        on_end: Called with each arrival when it has ended.
+        on_end: Called with each arrival that left tasks behind, when it has ended.
     """
 
     def __init__(self, wire: Wire) -> None:
@@ -48,7 +49,7 @@ class Requests:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.limiter: Any = None
         self.routes: Routes | None = None
-        self._is_described = False
+        self.is_described = False
 
     def where(self) -> tuple[str | None, int | None]:
         """Return route and id of the request that the running code belongs to."""
@@ -74,9 +75,9 @@ class Requests:
 
     def describe(self) -> None:
         """Say once what the app is and what routes it has."""
-        if self._is_described or self.loop is None or self.routes is None:
+        if self.is_described or self.loop is None or self.routes is None:
             return
-        self._is_described = True
+        self.is_described = True
         self.places.belong(self.routes.endpoints())
         kind = type(self.loop)
         ready = {
@@ -93,8 +94,9 @@ class Requests:
     def ended(self, arrival: Arrival, how: str, error: BaseException | None) -> None:
         """Report the end of a request that the client has numbered."""
         arrival.name_it(self.name(arrival))
-        for call in self.on_end:
-            call(arrival)
+        if arrival.tasks or arrival.promised:
+            for call in self.on_end:
+                call(arrival)
         if arrival.id is None or arrival.method == "WEBSOCKET":
             return
         facts = {
@@ -118,40 +120,36 @@ def patch_starlette(module: Any, requests: Requests) -> None:
         outer = scope.get("app")
         if not requests.wire.is_live or (outer is not None and outer is not app):
             return await original(app, scope, receive, send)
-        requests.begin(app)
         if scope["type"] == "lifespan":
+            requests.begin(app)
             receive, send = _lifespan_told(requests, receive, send)
             return await original(app, scope, receive, send)
-        requests.describe()
-        return await _counted(requests, original, app, scope, receive, send)
+        if not requests.is_described:
+            requests.begin(app)
+            requests.describe()
+        arrival = Arrival(scope)
+        token = CURRENT.set(arrival)
+        how, failure = "returned", None
+
+        def send_noting(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                arrival.status = message["status"]
+            return send(message)
+
+        try:
+            return await original(app, scope, receive, send_noting)
+        except asyncio.CancelledError:
+            how = "cancelled"
+            raise
+        except BaseException as error:
+            how, failure = "raised", error
+            raise
+        finally:
+            CURRENT.reset(token)
+            requests.ended(arrival, how, failure)
+            failure = None  # the traceback must not hold its own frame
 
     module.Starlette.__call__ = call
-
-
-async def _counted(
-    requests: Requests, original: Call, app: Any, scope: Scope, receive: Receive, send: Send
-) -> None:
-    arrival = Arrival(scope)
-    token = CURRENT.set(arrival)
-    how, failure = "returned", None
-
-    def send_noting(message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start":
-            arrival.status = message["status"]
-        return send(message)
-
-    try:
-        await original(app, scope, receive, send_noting)
-    except asyncio.CancelledError:
-        how = "cancelled"
-        raise
-    except BaseException as error:
-        how, failure = "raised", error
-        raise
-    finally:
-        CURRENT.reset(token)
-        requests.ended(arrival, how, failure)
-        failure = None  # the traceback must not hold its own frame
 
 
 def _lifespan_told(requests: Requests, receive: Receive, send: Send) -> tuple[Receive, Send]:

@@ -19,6 +19,7 @@ def patch_sqlalchemy(sqlalchemy: Any, holds: Holds) -> None:
     _listen_to_pools(sqlalchemy, holds)
     _listen_to_statements(sqlalchemy, holds)
     _time_ends(sqlalchemy.engine.Connection, holds)
+    _time_fetches(sqlalchemy.engine.cursor.CursorFetchStrategy, holds)
     _tell_timeouts(sqlalchemy, holds)
 
 
@@ -42,6 +43,7 @@ def _listen_to_pools(sqlalchemy: Any, holds: Holds) -> None:
     listen, pool = sqlalchemy.event.listen, sqlalchemy.pool.Pool
     listen(pool, "checkout", checkout)
     listen(pool, "invalidate", invalidated)
+    listen(pool, "reset", lambda _, record, state: holds.reset(record))
     for name in ("checkin", "close", "detach"):
         listen(pool, name, lambda _, record, how=name: holds.given_back(record, how))
 
@@ -80,6 +82,23 @@ def _time_ends(connection_class: Any, holds: Holds) -> None:
     """Count COMMIT and ROLLBACK as work of the driver; each ends what was written so far."""
     for name in ("_commit_impl", "_rollback_impl"):
         _time_end(connection_class, name, holds)
+
+
+def _time_fetches(strategy_class: Any, holds: Holds) -> None:
+    """Count the fetching of all rows as work of the driver: SQLite computes them only then."""
+    original = strategy_class.fetchall
+
+    def fetchall(self: Any, result: Any, cursor: Any) -> Any:
+        hold = holds.of(_pooled(getattr(result, "connection", None)))
+        if hold is None:
+            return original(self, result, cursor)
+        hold.busy()
+        try:
+            return original(self, result, cursor)
+        finally:
+            hold.rest()
+
+    strategy_class.fetchall = fetchall
 
 
 def _tell_timeouts(sqlalchemy: Any, holds: Holds) -> None:

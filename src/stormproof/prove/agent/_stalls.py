@@ -77,7 +77,7 @@ class Stalls:
                 self._tell(seconds, samples)
         if sampler.is_displaced:  # the app has a use of its own for the alarm
             sampler = self._sampler = ThreadSampler(self._requests)
-        self._last = self._usage.now()
+        self._last = now
         sampler.expect(BEAT, depth_of(sys._getframe(1)))
         loop.call_later(BEAT, self._beat, context=self._context)
 

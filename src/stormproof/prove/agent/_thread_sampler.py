@@ -77,7 +77,7 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
 def _arrival_in(frames: list[FrameType]) -> Arrival | None:
     """Return the request whose call is among the frames; a context cannot be read from here."""
     for frame in frames:
-        found: Any = frame.f_locals.get("arrival") if frame.f_code.co_name == "_counted" else None
+        found: Any = frame.f_locals.get("arrival") if frame.f_code.co_name == "call" else None
         if isinstance(found, Arrival):
             return found
     return None

@@ -18,6 +18,7 @@ Facts = dict[str, Any]
 Command = Callable[[Facts], Any]
 
 _TICK = 0.025
+_IDLE_TICK = 0.1
 _MOST_WAITING = 20_000
 _BATCH = 256
 _FLUSH_LIMIT = 0.2
@@ -40,7 +41,7 @@ class Wire:
         self._reset()
 
     def emit(self, kind: str, facts: Facts) -> None:
-        """Put an event down, from any thread; it is sent within about 25 ms."""
+        """Put an event down, from any thread; it is sent within 25 ms, or 100 after a pause."""
         if self.is_live:
             if len(self._waiting) == _MOST_WAITING:
                 self._dropped += 1
@@ -91,14 +92,16 @@ class Wire:
         link = self._socket
         assert link is not None
         poll = select.poll()
+        tick = _TICK
         try:
             while self.is_live and self._socket is link:
                 poll.register(link, select.POLLIN | (select.POLLOUT if self._pending else 0))
-                ready = poll.poll(_TICK * 1000)
+                ready = poll.poll(tick * 1000)
                 if any(
                     mask & (select.POLLIN | select.POLLHUP | select.POLLERR) for _, mask in ready
                 ):
                     self._receive(link)
+                tick = _TICK if self._waiting or self._pending else _IDLE_TICK
                 self._send_some()
         except Exception as error:
             if self._socket is link and not isinstance(error, ConnectionError):

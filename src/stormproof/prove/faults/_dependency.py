@@ -12,9 +12,9 @@ from ._proxy import FaultProxy
 
 _URL_NAME = re.compile(r"(?i)(?:.*_)?(?:URL|URI|DSN)S?")
 
-# Read by tools that build and install, or by the platform, not by a service at work.
+# Read by tools that build and install, by the platform or by browsers, not by a service at work.
 _NOT_THE_APPS = re.compile(
-    r"(?i).*_PROXY|.*_PORT(?:_\d+_\w+)?"
+    r"(?i).*_PROXY|.*_PORT(?:_\d+_\w+)?|(?:.*_)?ORIGINS?"
     r"|(?:PIP|UV|NPM_CONFIG|CONDA|POETRY|CARGO|RUSTUP|HOMEBREW|GIT|GITHUB|GITLAB|CI|BUILDKIT"
     r"|DOCKER|KUBERNETES|SSH|DBUS|XDG|VSCODE|PYENV|NVM|GOPROXY|GOSUMDB)(?:_.*)?"
 )

@@ -32,12 +32,25 @@ _PORTS: Mapping[str, int] = {
     "wss": 443,
 }
 
-_URL = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#\s]*)"
-    r"(?:/[^?#\s]*)?(?:\?(?P<query>[^#\s]*))?(?:#\S*)?"
-)
-_BETWEEN = re.compile(r"\s*,\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
-_HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:,]*)(?::(?P<port>\d+))?")
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
+
+
+def _url(stop: str) -> "re.Pattern[str]":
+    """Return what finds URLs that end before one of these characters, or where the next begins."""
+    other = rf"(?!\s*,\s*{_SCHEME}://)[^{stop}"
+    return re.compile(
+        rf"(?P<scheme>{_SCHEME})://(?P<authority>(?:{other}/?#])*)"
+        rf"(?:/(?:{other}?#])*)?(?:\?(?P<query>(?:{other}#])*))?(?:#(?:{other}])*)?"
+    )
+
+
+_PLAIN = _url(r"\s")
+_QUOTED = _url(r"\s\"'")
+_BETWEEN = " \t\r\n,;"
+_AROUND = _BETWEEN + "[]\"'"
+_NAME = r"(?:\[[0-9A-Fa-f:.%]+\]|[\w.%-]+)"
+_HOST = re.compile(rf"(?P<host>{_NAME})(?::(?P<port>\d+))?")
+_HOSTS = re.compile(rf"(?:{_NAME}(?::\d+)?,?)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +87,20 @@ class Place:
 
 
 def places(value: str) -> tuple[Place, ...]:
-    """Return what a value names: a URL, or several with commas between; else nothing.
+    """Return what a value names: a URL, several with commas between, or a JSON list of them.
 
     Unix sockets and empty hosts (SQLite, `file:`) are no places.
     """
+    is_quoted = value.lstrip().startswith(("[", '"', "'"))  # a list as pydantic-settings reads it
+    url, between = (_QUOTED, _AROUND) if is_quoted else (_PLAIN, _BETWEEN)
     found: list[Place] = []
     at = 0
-    for part in (*_BETWEEN.finditer(value), None):
-        end = len(value) if part is None else part.start()
-        begin = at + len(value[at:end]) - len(value[at:end].lstrip())
-        match = _URL.fullmatch(
-            value, begin, end - (len(value[at:end]) - len(value[at:end].rstrip()))
-        )
-        if match is None:
+    for match in url.finditer(value):
+        if value[at : match.start()].strip(between):
             return ()
         found += _places_of(match)
-        at = end if part is None else part.end()
-    return tuple(found)
+        at = match.end()
+    return () if value[at:].strip(between) else tuple(found)
 
 
 def _places_of(match: "re.Match[str]") -> Iterator[Place]:
@@ -103,10 +113,22 @@ def _places_of(match: "re.Match[str]") -> Iterator[Place]:
             yield Place(match[0], name, default, span, match.start(), is_fixed=True)
     if hosts:
         return
-    authority = match["authority"]
-    begin = match.start("authority") + authority.rfind("@") + 1
-    for piece in _HOST.finditer(match.string, begin, match.end("authority")):
+    begin, end = match.span("authority")
+    begin += match["authority"].rfind("@") + 1
+    if _HOSTS.fullmatch(match.string, begin, end) is None:
+        begin, end = _behind_password(match)
+    for piece in _HOST.finditer(match.string, begin, end):
         host = unquote(piece["host"]).strip("[]")
         if host and not host.startswith("/"):
             port = int(piece["port"]) if piece["port"] else default
             yield Place(match[0], host, port, piece.span(), match.start())
+
+
+def _behind_password(match: "re.Match[str]") -> tuple[int, int]:
+    """Return where the hosts are when a password holds a bare `/`, `?` or `#`.
+
+    No URL by the standard, but SQLAlchemy reads it; what is not read here would not be refused.
+    """
+    begin = match.string.rfind("@", match.start(), match.end()) + 1
+    hosts = _HOSTS.match(match.string, begin, match.end()) if begin else None
+    return hosts.span() if hosts is not None else (0, 0)

@@ -1,6 +1,7 @@
 """The fault proxy: stands before one dependency and breaks what passes, whenever it is told to."""
 
 import asyncio
+import errno
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +12,9 @@ from ._lane import Lane
 
 _BACKLOG = 1024
 _HARD = struct.pack("ii", 1, 0)
-_PORTS = range(32)
+
+_BREATH = 0.05
+"""Seconds without accepting when this process has no descriptor left; the kernel queues them."""
 
 
 class FaultProxy:
@@ -84,8 +87,7 @@ class FaultProxy:
         if self._listener is None:
             self._listener = _bound(self.port)
             self._listener.listen(_BACKLOG)
-            loop = asyncio.get_running_loop()
-            loop.add_reader(self._listener.fileno(), self._accept, self._listener)
+            self._watch(self._listener)
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
@@ -93,17 +95,28 @@ class FaultProxy:
             self._listener.close()
             self._listener = None
 
+    def _watch(self, listener: socket.socket) -> None:
+        if listener is self._listener:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listener.fileno(), self._accept, listener)
+
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # it went before it was accepted
+        try:
             near, _ = listener.accept()
-            near.setblocking(False)
-            self.attempts += 1
-            if self._fault.at_accept:
-                _close(near, self._fault.at_accept)
-                return
-            connection = _Connection(near, self)
-            self._connections.add(connection)
-            connection.task.add_done_callback(lambda _: self._connections.discard(connection))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):  # else it would be asked on and on
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listener.fileno())
+                loop.call_later(_BREATH, self._watch, listener)
+            return
+        near.setblocking(False)
+        self.attempts += 1
+        if self._fault.at_accept:
+            _close(near, self._fault.at_accept)
+            return
+        connection = _Connection(near, self)
+        self._connections.add(connection)
+        connection.task.add_done_callback(lambda _: self._connections.discard(connection))
 
     async def _close(self) -> None:
         self._stop_listening()
