@@ -16,7 +16,7 @@ class CheckAgent:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/names":
-            WORDS.match("a" * 21 + "!")
+            WORDS.match("a" * 22 + "!")
         await self.app(scope, receive, send)
 
 

@@ -21,7 +21,8 @@ from ._guests import SLOW, body_routes, others
 _CALLERS = 2
 _PAUSE = 0.02
 _CALM = 1.0
-_MOST_CALM = 4.0
+_MOST = 4.0
+"""Seconds after which a part that asks many times goes on to the next: the app may be stuck."""
 
 _BURST = 16
 
@@ -63,8 +64,9 @@ async def _run(scene: Scene) -> None:
 
 async def _fill_pools(scene: Scene) -> None:
     """Ask as many at once as ever will be: what pools keep of it is there from now on."""
+    gives_up_at = scene.ledger.now() + _MOST
     for route in scene.of_kind("plain")[:_MOST_ROUTES]:
-        if route.seconds < SLOW:
+        if route.seconds < SLOW and scene.ledger.now() < gives_up_at:
             await asyncio.gather(*(_read(scene, route, group="burst") for _ in range(_BURST)))
     if scene.agent is not None:
         scene.facts["census-warm"] = await scene.agent.census()
@@ -74,7 +76,7 @@ async def _calm(scene: Scene) -> dict[str, int]:
     """Read every answer as it should be read, `_READERS` at once; return their sizes."""
     ends_at = scene.ledger.now() + max(0.5, _CALM * scene.scale)
     sizes: dict[str, int] = {}
-    gives_up_at = scene.ledger.now() + _MOST_CALM
+    gives_up_at = scene.ledger.now() + _MOST
     for route in sorted(_reading(scene.of_kind("plain")), key=lambda route: route.seconds):
         if scene.ledger.now() > gives_up_at:
             break
@@ -133,7 +135,10 @@ async def _few_at_once(calls: Sequence[Callable[[], Awaitable[object]]], width: 
 async def _ask_for_nothing(scene: Scene) -> None:
     """Ask for a path that is not there, often: what leaks a piece a request shows by then."""
     shot = Shot(route="(404)", method="GET", url=NOWHERE)
+    gives_up_at = scene.ledger.now() + _MOST
     for _ in range(_NOT_THERE):
+        if scene.ledger.now() > gives_up_at:
+            break
         await ask(scene.port, shot, timeout=2.0, ledger=scene.ledger, group="wrong")
 
 
