@@ -75,6 +75,21 @@ def test_one_task_for_many_requests_is_a_service_and_no_promise() -> None:
     assert AUDIT.judge(_recording(task, again, *work, rows=rows)).value == 2
 
 
+def test_supervised_work_and_the_task_it_runs_as_are_one_piece() -> None:
+    task = [_told("outlived", kind="task", key="t1"), _told("cancelled", kind="task", key="t1")]
+    taken = [_told("accepted", key="s1"), _told("cancelled", key="s1", error="handed_over")]
+    found = AUDIT.judge(_recording(*task, *taken))
+    assert found.display == "all 1 acknowledged pieces of background work were done"
+    other = _told("outlived", kind="task", key="t2", name="another")
+    assert AUDIT.judge(_recording(*task, *taken, other)).value == 1
+
+
+def test_a_task_beside_a_background_task_of_the_same_name_is_a_piece_of_its_own() -> None:
+    task = [_told("outlived", kind="task", key="t1"), _told("cancelled", kind="task", key="t1")]
+    done = [_told("accepted"), _told("finished")]
+    assert AUDIT.judge(_recording(*task, *done)).value == 1
+
+
 def test_work_of_a_request_that_was_not_answered_well_is_no_promise() -> None:
     done = [_told("accepted", id=6, key="b2"), _told("finished", id=6, key="b2")]
     good = request(-0.5, -0.4, id=6, route="POST /a")

@@ -101,7 +101,21 @@ def _pieces(record: AttackRecord) -> Iterator[_Piece]:
             events=[event],
         )
     services = _services(record, list(found.values()))
-    yield from (piece for piece in found.values() if _place(piece) not in services)
+    supervised = {_work(piece) for piece in found.values() if _is_supervised(piece)}
+    for piece in found.values():
+        # a supervisor runs its work as a task: that is one piece, and the supervisor knows more
+        if piece.is_task and (_place(piece) in services or _work(piece) in supervised):
+            continue
+        yield piece
+
+
+def _is_supervised(piece: _Piece) -> bool:
+    """Whether stormproof's own tasks took it; the agent's keys say so, "b" is Starlette's."""
+    return not piece.is_task and str(piece.events[0].facts.get("key")).startswith("s")
+
+
+def _work(piece: _Piece) -> tuple[int, int, str]:
+    return (piece.events[0].pid, piece.request.id, piece.name)
 
 
 def _services(record: AttackRecord, pieces: list[_Piece]) -> set[tuple[str, str]]:

@@ -111,9 +111,12 @@ class Leash:
         os.read(0, 1)
         while not self._gone.is_set():
             for process in self._family():
-                with suppress(Exception):  # it went by itself, or is not ours to kill
+                # Noted first: the end may be told before `kill` returns.
+                had_killed, self._has_killed = self._has_killed, True
+                try:
                     process.kill()
-                    self._has_killed = True
+                except Exception:  # it went by itself, or is not ours to kill
+                    self._has_killed = had_killed
             self._gone.wait(0.01)
 
     def _family(self) -> Iterator[Any]:
