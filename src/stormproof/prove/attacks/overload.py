@@ -1,7 +1,7 @@
 """The overload: 2.5 times what the narrowest route can do, from clients that give up after 1 s."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from stormproof.prove._attack import Attack, Scene
 from stormproof.prove._overload import (
@@ -37,6 +37,9 @@ _CONNECTIONS = 900
 _AFTERWARDS = 0.6
 """Of the capacity, asked for before and after the overload."""
 
+_TOO_LOW = 1.5
+"""So many times its measured capacity an app must answer before that was measured wrongly."""
+
 _WATCHED = 6.0
 """Seconds after the overload in which the app may come back: 5, and time to see it."""
 
@@ -60,6 +63,19 @@ async def _run(scene: Scene) -> None:
         scene.facts[NO_WAY] = _no_way(min(measured, key=lambda each: each.rate))
         return
     await _overload(scene, target)
+    answered = _answered(scene)
+    if answered > _TOO_LOW * target.rate and _TIMES * answered <= _MOST_RATE:
+        # It did more than it "could": something else had the machine while it was measured.
+        rows = scene.ledger.rows
+        rows[:] = [row for row in rows if row.group not in ("before", "overload", "after")]
+        await _overload(scene, replace(target, rate=answered))
+
+
+def _answered(scene: Scene) -> float:
+    """Return the good answers per second during the overload."""
+    begun_at, ended_at = scene.marks[BEGUN], scene.marks[ENDED]
+    good = [row for row in scene.ledger.rows if row.group == "overload" and row.is_good]
+    return sum((row.last_byte_at or 0.0) <= ended_at for row in good) / (ended_at - begun_at)
 
 
 def _candidates(routes: Iterable[Route]) -> list[Route]:
