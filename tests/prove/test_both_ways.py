@@ -8,10 +8,20 @@ from tests.prove.both_ways import proved, variants
 BY_ID = {audit.id: audit for audit in AUDITS}
 
 
+def each(kind: str) -> pytest.MarkDecorator:
+    """Give the test every app of a kind; those that are judged by the clock are marked so."""
+    return pytest.mark.parametrize(
+        ("id", "app"),
+        [
+            pytest.param(id, app, marks=[pytest.mark.timed] if audit.is_timed else [])
+            for id, audit in BY_ID.items()
+            for app in variants(id, kind)
+        ],
+    )
+
+
 @pytest.mark.storm
-@pytest.mark.parametrize(
-    ("id", "app"), [(id, app) for id in BY_ID for app in variants(id, "defect")]
-)
+@each("defect")
 async def test_defect_is_found(id: str, app: str) -> None:
     finding = await proved(id, app)
     expected = "fail" if BY_ID[id].is_must else "should"
@@ -19,9 +29,7 @@ async def test_defect_is_found(id: str, app: str) -> None:
 
 
 @pytest.mark.storm
-@pytest.mark.parametrize(
-    ("id", "app"), [(id, app) for id in BY_ID for app in variants(id, "sound")]
-)
+@each("sound")
 async def test_sound_twin_passes(id: str, app: str) -> None:
     finding = await proved(id, app)
     assert finding.verdict == "pass", finding.judgement

@@ -15,6 +15,8 @@ import pytest
 
 from tests.harness import until
 
+pytestmark = pytest.mark.storm
+
 MARK = "STORMPROOF_TEST_MARK"
 """In the environment of `prove`, and so of everything it starts; tells what is left over."""
 

@@ -8,6 +8,7 @@ from tests.prove_apps.worlds import postgres
 
 
 @pytest.mark.storm
+@pytest.mark.timed
 async def test_template_is_caught_by_the_concurrency_cliff() -> None:
     async with postgres() as environment:
         report = await prove(

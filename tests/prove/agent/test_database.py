@@ -12,6 +12,8 @@ from tests.harness import fresh_database, until
 
 from .stage import Stage, proven
 
+pytestmark = pytest.mark.storm
+
 ASYNC = """
 import asyncio
 import os

@@ -14,6 +14,8 @@ from tests.harness import ServerProcess, free_port, serve_app, until
 
 from .stage import Command, Stage, plain_uvicorn, proven
 
+pytestmark = pytest.mark.storm
+
 APP = """
 import asyncio
 import os

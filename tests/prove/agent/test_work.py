@@ -7,6 +7,8 @@ import pytest
 
 from .stage import Command, plain_uvicorn, proven, uvloop_uvicorn
 
+pytestmark = pytest.mark.storm
+
 APP = """
 import asyncio
 import os

@@ -4,11 +4,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from stormproof.prove import ProveOptions
 from stormproof.prove._attack import Attack
 from stormproof.prove._play import play
 from stormproof.prove._recording import AttackRecord, Route
 from stormproof.prove.attacks import clients, patience
+
+pytestmark = pytest.mark.storm
 
 MIXED = """
 import asyncio

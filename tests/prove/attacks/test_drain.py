@@ -13,6 +13,8 @@ from stormproof.prove._play import play
 from stormproof.prove._recording import AttackRecord, Route
 from stormproof.prove.attacks import drain, drain_streams
 
+pytestmark = pytest.mark.storm
+
 HASTY = Profile(name="hasty", grace=1.5, lag=0.3)
 
 STUBBORN = """

@@ -14,6 +14,8 @@ from tests.harness import request, until
 
 from .targets import CHILD, LISTEN, SCRIPT, SERVE, left_over, target
 
+pytestmark = pytest.mark.storm
+
 COMMAND = SCRIPT.format(python=sys.executable)
 
 STUBBORN = {

@@ -16,6 +16,8 @@ from tests.harness import until
 
 from .targets import CHILD, LISTEN, MARK, left_over, nothing_left
 
+pytestmark = pytest.mark.storm
+
 REPOSITORY = Path(__file__).parents[3]
 
 PROVE = """

@@ -16,6 +16,8 @@ from tests.harness import request, until
 
 from .targets import LISTEN, SCRIPT, SERVE, left_over, target
 
+pytestmark = pytest.mark.storm
+
 COMMAND = SCRIPT.format(python=sys.executable)
 
 
