@@ -21,8 +21,10 @@ pytestmark = pytest.mark.storm
 REPOSITORY = Path(__file__).parents[3]
 
 PROVE = """
-import asyncio, sys, time
+import asyncio, signal, sys, time
 from pathlib import Path
+# A shell that runs the tests in the background has SIGINT ignored in all it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from stormproof.prove import ProveOptions
 from stormproof.prove.target import started
 
