@@ -1,9 +1,9 @@
 """Departure: what the ledger and the agent say about the time around SIGTERM."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
-from stormproof.prove._audit import Series
+from stormproof.prove._audit import Blame, Judgement, Series
 from stormproof.prove._recording import AttackRecord, Request
 
 UNSEEN = 0.25
@@ -83,6 +83,28 @@ def phases(record: AttackRecord, phase: str) -> frozenset[int]:
     """Return the processes whose lifespan came to that phase."""
     return frozenset(
         event.pid for event in record.of_kind("lifespan") if event.facts.get("phase") == phase
+    )
+
+
+def judged_by_losses(
+    lost: Collection[Request],
+    signal: float,
+    *,
+    display: str,
+    blame: Blame,
+    series: tuple[Series, ...] = (),
+) -> Judgement:
+    """Return the judgement of an audit that allows no request to be lost."""
+    return Judgement(
+        outcome="fail" if lost else "pass",
+        display=display,
+        value=float(len(lost)),
+        unit="requests",
+        limit=0.0,
+        blame=blame,
+        losses=told(lost, signal),
+        series=series,
+        routes=tuple(dict.fromkeys(request.route for request in lost)),
     )
 
 

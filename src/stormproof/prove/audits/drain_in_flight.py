@@ -9,10 +9,10 @@ from ._departure import (
     by_route,
     counted,
     in_flight,
+    judged_by_losses,
     phases,
     signal_at,
     still_open,
-    told,
 )
 
 
@@ -44,16 +44,9 @@ def _judge(recording: Recording) -> Judgement:
     went_down = not record.events or bool(phases(record, "stopping"))
     answered = any(request.ended == "complete" for request in lost)
     own = recording.server in ("uvicorn", "serve") or is_killed or answered or not went_down
-    return Judgement(
-        outcome="fail" if lost else "pass",
-        display=display,
-        value=float(len(lost)),
-        unit="requests",
-        limit=0.0,
-        blame="app" if own else "server",
-        losses=told(lost, signal),
-        series=(still_open(record, record.of_group(*LATE_GROUPS), signal, what="requests"),),
-        routes=tuple(dict.fromkeys(request.route for request in lost)),
+    series = still_open(record, record.of_group(*LATE_GROUPS), signal, what="requests")
+    return judged_by_losses(
+        lost, signal, display=display, blame="app" if own else "server", series=(series,)
     )
 
 

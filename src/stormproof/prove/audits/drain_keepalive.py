@@ -3,7 +3,7 @@
 from stormproof.prove._audit import Audit, Fix, Judgement, not_measured
 from stormproof.prove._recording import Recording
 
-from ._departure import by_route, counted, on_kept_connections, signal_at, told
+from ._departure import by_route, counted, judged_by_losses, on_kept_connections, signal_at
 
 
 def _judge(recording: Recording) -> Judgement:
@@ -27,16 +27,7 @@ def _judge(recording: Recording) -> Judgement:
     else:
         words = f"; {away} connections had been closed before" if away else ""
         display = f"all {len(sent)} requests sent on kept connections were answered{words}"
-    return Judgement(
-        outcome="fail" if lost else "pass",
-        display=display,
-        value=float(len(lost)),
-        unit="requests",
-        limit=0.0,
-        blame="server",
-        losses=told(lost, signal),
-        routes=tuple(dict.fromkeys(request.route for request in lost)),
-    )
+    return judged_by_losses(lost, signal, display=display, blame="server")
 
 
 AUDIT = Audit(

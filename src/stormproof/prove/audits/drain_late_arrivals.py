@@ -3,7 +3,7 @@
 from stormproof.prove._audit import Audit, Fix, Judgement, not_applicable, not_measured
 from stormproof.prove._recording import Recording
 
-from ._departure import arrived_late, by_route, counted, signal_at, told
+from ._departure import arrived_late, by_route, counted, judged_by_losses, signal_at
 
 
 def _judge(recording: Recording) -> Judgement:
@@ -29,16 +29,7 @@ def _judge(recording: Recording) -> Judgement:
         turned = sum(request.status == 503 for request in requests)
         words = f", {turned} of them with 503" if turned else ""
         display = f"all {len(requests)} requests that came {within} were answered{words}"
-    return Judgement(
-        outcome="fail" if lost else "pass",
-        display=display,
-        value=float(len(lost)),
-        unit="requests",
-        limit=0.0,
-        blame="server",
-        losses=told(lost, signal),
-        routes=tuple(dict.fromkeys(request.route for request in lost)),
-    )
+    return judged_by_losses(lost, signal, display=display, blame="server")
 
 
 AUDIT = Audit(
