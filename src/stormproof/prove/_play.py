@@ -86,7 +86,7 @@ async def _scene(
         environment = {**options.environment, **environment}
         agent = None
         if options.server != "command":
-            agent = await stack.enter_async_context(AgentLink.listening(zero))
+            agent = await stack.enter_async_context(AgentLink.listening(zero, environ=environ))
             environment |= agent.environment
         target = await stack.enter_async_context(
             started(options, zero=zero, environment=environment)

@@ -24,13 +24,14 @@ class AgentLink:
 
     Attributes:
         events: All so far, of all processes, in the order they came; times are of the recording.
-        environment: What to add to the app's environment, made from this process's PYTHONPATH.
+        environment: What to add to the app's environment, with its own PYTHONPATH kept behind ours.
     """
 
-    def __init__(self, zero: float, folder: Path) -> None:
+    def __init__(self, zero: float, folder: Path, pythonpath: str) -> None:
         self.events: list[AgentEvent] = []
         self._zero = zero
         self._folder = folder
+        self._pythonpath = pythonpath
         self._connected: set[Peer] = set()
         self._peers: set[Peer] = set()
         self._serving: set[asyncio.Task[None]] = set()
@@ -38,16 +39,19 @@ class AgentLink:
 
     @classmethod
     @asynccontextmanager
-    async def listening(cls, zero: float) -> AsyncIterator["AgentLink"]:
+    async def listening(
+        cls, zero: float, *, environ: Mapping[str, str] = os.environ
+    ) -> AsyncIterator["AgentLink"]:
         """Listen on a Unix socket in a private temporary folder, until the block ends.
 
         Then all agents are cut off; each gives back what it holds in its app.
 
         Args:
             zero: Monotonic time of the recording's beginning.
+            environ: What the app's environment is made of; its PYTHONPATH stays in force.
         """
         folder = Path(_private_folder())
-        link = cls(zero, folder)
+        link = cls(zero, folder, environ.get("PYTHONPATH", ""))
         server = None
         try:
             write_injection(folder)
@@ -62,7 +66,7 @@ class AgentLink:
     @property
     def environment(self) -> Mapping[str, str]:
         """What to add to the environment of the app's first process."""
-        paths = [str(self._folder), os.environ.get("PYTHONPATH", "")]
+        paths = [str(self._folder), self._pythonpath]
         joined = os.pathsep.join(path for path in paths if path)
         return {"PYTHONPATH": joined, SOCKET: str(self._folder / "socket")}
 
