@@ -13,6 +13,7 @@ from sqlalchemy import event, select, text
 from stormproof._core.deadline import Deadline, in_force
 from stormproof.database import Database
 from stormproof.errors import DeadlineExceeded
+from tests.harness import until
 
 from .model import Item, Model, count, names, run_slow
 
@@ -98,7 +99,7 @@ async def test_a_statement_cancelled_again_and_again_loses_no_connection(
         task.cancel()
         await asyncio.sleep(0)
     assert task.cancelled()
-    assert database.statistics().in_use == 0
+    await until(lambda: database.statistics().in_use == 0)
     assert await names(database) == []
 
 

@@ -1,6 +1,8 @@
 """What SQLite needs so that it keeps the same promises as a server."""
 
+import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -13,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from stormproof._core.deadline import Deadline, in_force
 from stormproof.database import Database
 from stormproof.errors import CommitFailed, DeadlineExceeded, PoolTimeout
+from tests.harness import until
 
 from .model import Item, Model, Tag, count, names
 
@@ -97,3 +100,40 @@ async def test_autocommit_connections_work_after_a_reader(path: Path) -> None:
             await plain.execute(text("VACUUM"))
         async with database.session() as session:
             await session.execute(text("INSERT INTO t VALUES (1)"))
+
+
+async def test_a_connection_that_is_cut_keeps_its_place_until_its_thread_is_over(
+    database: Database,
+) -> None:
+    """SQLite cannot interrupt a function: the thread and its lock outlive the caller."""
+    opened = threading.Event()
+    entered = threading.Event()
+
+    def hold() -> int:
+        entered.set()
+        opened.wait(60)
+        return 1
+
+    async def work() -> None:
+        async with database.session() as session:
+            connection = await (await session.connection()).get_raw_connection()
+            assert connection.driver_connection is not None
+            await connection.driver_connection.create_function("hold", 0, hold)
+            await session.execute(text("SELECT hold()"))
+
+    task = asyncio.create_task(work())
+    try:
+        await until(entered.is_set)
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        assert task.cancelled()
+        assert database.statistics().in_use == 1
+        with pytest.raises(PoolTimeout):
+            async with database.session() as session:
+                await count(session)
+    finally:
+        opened.set()
+    await until(lambda: database.statistics().in_use == 0)
+    async with database.session() as session:
+        assert await count(session) == 0

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import aiosqlite
 from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from stormproof._core.deadline import bounded, remaining
 from stormproof.errors import DatabaseUnavailable, DeadlineExceeded, PoolTimeout
 
-from ._pool import HELD, Gate
+from ._pool import ENDING, HELD, Gate
 from ._waiting import to_the_end
 
 READ_ONLY = "stormproof_read_only"
@@ -49,6 +51,16 @@ class _Call:
 class _TidyConnection(sqlite3.Connection):
     """A connection that leaves no transaction, and so no lock, behind."""
 
+    def __init__(self, database: str, **arguments: Any) -> None:
+        super().__init__(database, **arguments)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def cursor(self, *arguments: Any) -> Any:
+        """Return a cursor that does not outlive the connection."""
+        cursor = super().cursor(*arguments)
+        self._cursors.add(cursor)
+        return cursor
+
     def commit(self) -> None:
         """COMMIT; when SQLite refuses it, roll back.
 
@@ -62,11 +74,15 @@ class _TidyConnection(sqlite3.Connection):
             raise
 
     def close(self) -> None:
-        """Roll back, then close.
+        """Close the cursors, roll back, then close.
 
-        Since Python 3.11 a closed connection lives on, with its lock, until the last cursor is
-        gone; the traceback of a cancelled statement holds one.
+        A cancelled statement's cursor lives on in a traceback. With it, since Python 3.11, lives
+        the closed connection; and while it is open, an interrupt refuses the ROLLBACK, too: the
+        write lock stayed until the garbage collector came.
         """
+        for cursor in list(self._cursors):
+            with suppress(sqlite3.Error):
+                cursor.close()
         with suppress(sqlite3.Error):
             self.rollback()
         super().close()
@@ -84,12 +100,17 @@ class InterruptibleConnection(aiosqlite.Connection):
     _stopped: asyncio.Future[Any] | None = None
 
     def stop(self) -> asyncio.Future[Any] | None:
-        """End the thread after its current call; asked twice, return the same future.
+        """End the thread after its current call; asked twice, wait for the same end.
 
         The thread sees only the first stop: who waits for a second one waits for ever.
         """
         if self._stopped is None:
             self._stopped = super().stop()
+        # shield: who is cancelled while waiting must not make the thread look ended.
+        return None if self._stopped is None else asyncio.shield(self._stopped)
+
+    def ending(self) -> asyncio.Future[Any] | None:
+        """Return the future of the thread's end once that was asked for, else None."""
         return self._stopped
 
     async def _connect(self) -> aiosqlite.Connection:
@@ -173,6 +194,12 @@ def isolate(engine: AsyncEngine, writers: Gate, place: str) -> None:
     between. Writers therefore take SQLite's only write lock at their start, in the order they
     came; without our gate they would poll for it, and some would starve.
     """
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def checkout(adapted: Any, record: ConnectionPoolEntry, _: object) -> None:
+        info = record.record_info
+        assert info is not None
+        info[ENDING] = adapted.driver_connection.ending
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
