@@ -1,24 +1,24 @@
 """The database of a service: an engine, its pool, and the units of work on it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stormproof import errors
-from stormproof._core.events import CommitFailed, Events, PoolWaitExpired
+from stormproof._core.events import Events, PoolWaitExpired
 from stormproof._core.lifecycle import Lifecycle, Loss
 
 from ._engine import new_engine, read_only_options
-from ._faults import first_line, is_connection_lost, unavailable
+from ._faults import first_line
 from ._gate import Gate
 from ._pool import Checkout, GatedPool, PoolStatistics
 from ._session import DatabaseSession
 from ._settings import check_pool, check_unready_after, checked_options, parsed_url, place
+from ._unit import UnitOfWork
 from ._watch import Watch
 
 
@@ -232,26 +232,16 @@ class Database:
         if self._watch is not None:
             await self._watch.stop()
 
-    @asynccontextmanager
-    async def _unit_of_work(self, options: Mapping[str, Any]) -> AsyncIterator[DatabaseSession]:
+    def _unit_of_work(self, options: Mapping[str, Any]) -> UnitOfWork:
         if not self._is_open:
             raise errors.NotStarted(
                 f"{self._name!r} ({self._place}) is not open; pass it to install(), "
                 "or use it inside `async with database:`"
             )
-        session = DatabaseSession(self._engine, place=self._place, options=options)
-        try:
-            yield session
-            await session.commit()
-        except errors.CommitFailed as error:
-            self._events.emit(CommitFailed(error.message))
-            raise
-        except DBAPIError as error:
-            if not is_connection_lost(error):
-                raise
-            raise unavailable(self._place, error) from error
-        finally:
-            await session.end()
+        session = DatabaseSession(
+            self._engine, place=self._place, options=options, events=self._events
+        )
+        return UnitOfWork(session, self._events)
 
     def _new_gate(self, capacity: int, max_wait: float, what: str, advice: str) -> Gate:
         def expired(waited: float) -> None:
