@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import URL, event
+from sqlalchemy import URL, Connection, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -61,6 +61,8 @@ def new_engine(
         from ._sqlite import isolate
 
         isolate(engine, writers, place(url))
+    if url.drivername == "postgresql+asyncpg":
+        _shorten_timeouts(engine)
     return engine
 
 
@@ -78,8 +80,12 @@ def _is_sqlite(url: URL) -> bool:
 
 
 def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
+    if url.drivername == "postgresql+asyncpg":
+        from ._postgres import DeadlineConnection
+
+        return {"timeout": _CONNECT_TIMEOUT, "connection_class": DeadlineConnection, **given}
     if not _is_sqlite(url):
-        return {"timeout": _CONNECT_TIMEOUT, **given}
+        return dict(given)
     from ._sqlite import connector
 
     # The driver must not begin transactions of its own accord: we begin them.
@@ -93,6 +99,18 @@ def _name_unreachable(engine: AsyncEngine, where: str) -> None:
     @event.listens_for(engine.sync_engine, "do_connect")
     def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
         try:
-            return dialect.connect(*arguments, **keywords)
+            adapted = dialect.connect(*arguments, **keywords)
+            learn = getattr(adapted.driver_connection, "learn", None)
+            if learn is not None:
+                adapted.run_async(lambda _: learn(_CONNECT_TIMEOUT))
+            return adapted
         except (OSError, dialect.loaded_dbapi.Error) as error:
             raise unreachable(where, error) from error
+
+
+def _shorten_timeouts(engine: AsyncEngine) -> None:
+    from ._postgres import shorten_timeout
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def before(connection: Connection, *_: object) -> None:
+        shorten_timeout(connection)

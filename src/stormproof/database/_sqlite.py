@@ -56,6 +56,7 @@ class _TidyConnection(sqlite3.Connection):
 
     def __init__(self, database: str, **arguments: Any) -> None:
         super().__init__(database, **arguments)
+        self.has_begun = False
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
     def cursor(self, *arguments: Any) -> Any:
@@ -67,9 +68,14 @@ class _TidyConnection(sqlite3.Connection):
     def commit(self) -> None:
         """COMMIT; when SQLite refuses it, roll back.
 
-        SQLite leaves the refused transaction open, and SQLAlchemy returns the connection to the
-        pool like that: with the write lock, and unable to begin.
+        A statement that failed may have ended the transaction (a full disk, OR ROLLBACK); the
+        COMMIT after it would succeed, and the loss would be told to nobody. SQLite leaves a
+        refused transaction open, and SQLAlchemy returns the connection to the pool like that:
+        with the write lock, and unable to begin.
         """
+        if self.has_begun and not self.in_transaction:
+            self.has_begun = False
+            raise sqlite3.OperationalError("an earlier statement rolled everything back")
         try:
             super().commit()
         except sqlite3.Error:
@@ -144,6 +150,7 @@ class InterruptibleConnection(aiosqlite.Connection):
         if read_only != self._is_read_only:
             self._conn.execute(f"PRAGMA query_only = {int(read_only)}")
             self._is_read_only = read_only
+        self._conn.has_begun = statement is not None
         if statement is not None:
             self._conn.execute(statement)
         self._before = self._changes() if statement == _WRITER else None
