@@ -16,6 +16,7 @@ from ._engine import new_engine, read_only_options
 from ._faults import first_line
 from ._gate import Gate
 from ._pool import Checkout, GatedPool, PoolStatistics
+from ._retry import Retries
 from ._session import DatabaseSession
 from ._settings import check_pool, check_unready_after, checked_options, parsed_url, place
 from ._unit import UnitOfWork
@@ -137,6 +138,25 @@ class Database:
         one snapshot on SQLite; on PostgreSQL it is a READ ONLY transaction.
         """
         return self._unit_of_work(read_only_options(self._url))
+
+    def transaction(self, *, retries: int = 3) -> Retries:
+        """Return a decorator that runs an async function as a unit of work, again if need be.
+
+        The function gets the session as its first argument; who calls it leaves that out. When
+        another transaction was in the way (a serialization failure or a deadlock of PostgreSQL,
+        the lock of SQLite), everything it did is undone and it is called again, after a short
+        random pause, at most `retries` times and never past the deadline. It is not called
+        again when it has committed in its middle. What it does outside of the database it does
+        again: put that into `session.on_commit`.
+
+        Args:
+            retries: How often it is repeated at most, 0 or more.
+
+        Raises (when it is called):
+            TransactionConflict: It was repeated as often as it may be; nothing is stored.
+            All that `session` raises.
+        """
+        return Retries(lambda: self._unit_of_work({}), retries=retries, events=lambda: self._events)
 
     def statistics(self) -> PoolStatistics:
         """Return the pool's numbers of this moment."""

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import aiosqlite
@@ -150,7 +150,7 @@ class InterruptibleConnection(aiosqlite.Connection):
         if read_only != self._is_read_only:
             self._conn.execute(f"PRAGMA query_only = {int(read_only)}")
             self._is_read_only = read_only
-        self._conn.has_begun = statement is not None
+        cast(_TidyConnection, self._conn).has_begun = statement is not None
         if statement is not None:
             self._conn.execute(statement)
         self._before = self._changes() if statement == _WRITER else None

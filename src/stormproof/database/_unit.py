@@ -21,14 +21,14 @@ class UnitOfWork:
         events: Where a refused COMMIT is told.
     """
 
-    __slots__ = ("_events", "_session")
+    __slots__ = ("_events", "session")
 
     def __init__(self, session: DatabaseSession, events: Events) -> None:
-        self._session = session
+        self.session = session
         self._events = events
 
     async def __aenter__(self) -> DatabaseSession:
-        return self._session
+        return self.session
 
     async def __aexit__(
         self,
@@ -38,14 +38,14 @@ class UnitOfWork:
     ) -> None:
         try:
             if kind is None:
-                await self._session.commit()
+                await self.session.commit()
         except CommitFailedError as refused:
             self._events.emit(CommitFailed(refused.message))
             raise
         finally:
-            await self._session.end()
+            await self.session.end()
         # From a raw connection or a stream of rows, which take no turn.
         if isinstance(error, DBAPIError):
-            told = told_apart(self._session.place, error)
+            told = told_apart(self.session.place, error)
             if told is not None:
                 raise told from error
