@@ -27,7 +27,7 @@ class AutocommitSession(DatabaseSession):
         """Refuse: there is no transaction that lasts."""
         raise self._refusal("begin_nested()")
 
-    async def connection(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
+    async def connection(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse: it would be given back before it is used."""
         raise self._refusal("connection()")
 
