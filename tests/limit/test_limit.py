@@ -27,7 +27,7 @@ def counts(limiter: Limiter) -> tuple[int, int, int, int, int, int]:
 def assert_idle(limiter: Limiter) -> None:
     now = limiter.statistics()
     assert (now.in_use, now.waiting) == (0, 0)
-    assert not len(limiter._queue) or all(waiter.done() for waiter in limiter._queue._waiters)
+    assert all(waiter.done() for waiter in limiter._line.waiters or ())
 
 
 async def test_capacity_callers_are_in_and_the_next_one_waits() -> None:
@@ -336,7 +336,7 @@ async def test_ten_thousand_cancelled_waiters_leave_no_tombstones_behind() -> No
             for waiter in waiters:
                 waiter.cancel()
             await asyncio.gather(*waiters, return_exceptions=True)
-            assert len(limiter._queue) <= 64
+            assert len(limiter._line.waiters or ()) <= 64
     assert limiter.statistics().cancelled == 10_000
     assert_idle(limiter)
 

@@ -100,9 +100,11 @@ def refusal(ahead: Ahead, *, max_wait: float, target_wait: float | None) -> Reas
     """
     if ahead.left is not None and ahead.wait + _HOLD_MARGIN * ahead.hold > ahead.left:
         return "deadline"
+    if max_wait == 0.0:
+        return "queue"
     if ahead.is_first:
         return None
-    if ahead.wait > max_wait or max_wait == 0.0:
+    if ahead.wait > max_wait:
         return "queue"
     if target_wait is not None and ahead.wait > target_wait:
         return "target"

@@ -19,6 +19,7 @@ class LimiterStatistics:
             "deadline", "priority" or "closed".
         hold: Seconds that a slot is held on average, as measured while callers waited; None
             before the first measurement.
+        keys: Keys of which somebody is inside or waits.
     """
 
     capacity: int
@@ -29,3 +30,4 @@ class LimiterStatistics:
     cancelled: int
     refusals: Mapping[str, int] = field(default_factory=dict)
     hold: float | None = None
+    keys: int = 0
