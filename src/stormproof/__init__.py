@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
     from .fastapi import session as session
+    from .limit import Adaptive as Adaptive
     from .limit import Limiter as Limiter
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # Names are loaded when they are first used: a room whose extra is not installed costs nothing,
 # and using it says which extra to install.
 _HOMES = {
+    "Adaptive": ("limit", None),
     "BackgroundTasks": ("fastapi", None),
     "Database": ("database", "database"),
     "Lifecycle": ("_core.lifecycle", None),
