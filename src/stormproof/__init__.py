@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .fastapi import route_deadline as route_deadline
     from .fastapi import session as session
     from .limit import Adaptive as Adaptive
+    from .limit import Admission as Admission
+    from .limit import AdmissionRule as AdmissionRule
     from .limit import Limiter as Limiter
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 # and using it says which extra to install.
 _HOMES = {
     "Adaptive": ("limit", None),
+    "Admission": ("limit", None),
+    "AdmissionRule": ("limit", None),
     "BackgroundTasks": ("fastapi", None),
     "Database": ("database", "database"),
     "Lifecycle": ("_core.lifecycle", None),

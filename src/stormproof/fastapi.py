@@ -12,7 +12,7 @@ from fastapi.routing import iter_route_contexts
 
 from ._core.asgi import LIFECYCLE_KEY, ASGIApp
 from ._core.lifecycle import Lifecycle, Part, Phase
-from .deadline import DeadlineMiddleware, limit_request
+from .deadline import DeadlineMiddleware, limit_request, thread_of
 from .errors import (
     PROBLEM_JSON,
     AlreadyInstalled,
@@ -23,6 +23,7 @@ from .errors import (
     problem_headers,
 )
 from .lifecycle import Drain, LifecycleMiddleware, drain_on_signals, opened
+from .limit import Adaptive, Admission, AdmissionMiddleware, Limiter
 from .settings import load_settings
 from .tasks import Batch, ConfiguredTasks, Tasks
 
@@ -59,6 +60,7 @@ def install(
     grace: float | None = None,
     prestop: float | None = None,
     deadline: float | None = None,
+    admission: Admission | Limiter | Adaptive | None = None,
 ) -> Lifecycle:
     """Give `app` a lifecycle: deadlines, health routes, a drain at SIGTERM, problem+json errors.
 
@@ -72,6 +74,7 @@ def install(
         grace: Seconds from SIGTERM to the end of everything; default 30.
         prestop: Seconds of lame duck at its beginning; default 5.
         deadline: Seconds a request may take to its first byte; default 30.
+        admission: What each request needs a slot of before the app sees it; default none.
 
     What is None comes from `STORMPROOF_GRACE`, `STORMPROOF_PRESTOP`, `STORMPROOF_DEADLINE`,
     then from `[tool.stormproof]` in `pyproject.toml`, then from the defaults.
@@ -91,7 +94,8 @@ def install(
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
     _wrap_lifespan(app, drain)
-    _wrap_middleware(app, drain, settings.deadline)
+    admission = _checked_admission(admission, lifecycle)
+    _wrap_middleware(app, drain, settings.deadline, admission)
     _wrap_openapi(app)
     app.add_exception_handler(StormproofError, _as_problem)
     return lifecycle
@@ -287,12 +291,33 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
     app.router.lifespan_context = lifespan
 
 
-def _wrap_middleware(app: FastAPI, drain: Drain, deadline: float) -> None:
+def _checked_admission(
+    admission: Admission | Limiter | Adaptive | None, lifecycle: Lifecycle
+) -> Admission | None:
+    if isinstance(admission, Limiter | Adaptive):
+        admission = Admission(admission)
+    if isinstance(admission, Admission):
+        admission.report_to(lifecycle.events)
+    elif admission is not None:
+        raise InvalidSetting(
+            f"admission must be an Admission or a Limiter, not {type(admission).__name__}"
+        )
+    return admission
+
+
+def _wrap_middleware(
+    app: FastAPI, drain: Drain, deadline: float, admission: Admission | None
+) -> None:
     """Put our middleware around the whole stack, also around what the user adds later."""
     build_own: Callable[[], ASGIApp] = app.build_middleware_stack
 
     def build() -> ASGIApp:
-        inner = DeadlineMiddleware(build_own(), default=deadline, events=drain.lifecycle.events)
+        inner = build_own()
+        if admission is not None:
+            inner = AdmissionMiddleware(
+                inner, admission=admission, may_cancel=lambda task: thread_of(task) is None
+            )
+        inner = DeadlineMiddleware(inner, default=deadline, events=drain.lifecycle.events)
         return LifecycleMiddleware(inner, drain=drain, own_paths=_own_paths(app))
 
     # An attribute of this one app: no class is patched.
