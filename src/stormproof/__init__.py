@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .fastapi import BackgroundTasks as BackgroundTasks
     from .fastapi import background as background
     from .fastapi import install as install
+    from .fastapi import rate_limit as rate_limit
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
     from .fastapi import session as session
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .limit import Admission as Admission
     from .limit import AdmissionRule as AdmissionRule
     from .limit import Limiter as Limiter
+    from .limit import RateLimit as RateLimit
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
@@ -39,6 +41,7 @@ _HOMES = {
     "Loss": ("_core.lifecycle", None),
     "Part": ("_core.lifecycle", None),
     "Phase": ("_core.lifecycle", None),
+    "RateLimit": ("limit", None),
     "RowsResponse": ("stream", None),
     "SSEResponse": ("stream", None),
     "ServerEvent": ("stream", None),
@@ -46,6 +49,7 @@ _HOMES = {
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
     "install": ("fastapi", None),
+    "rate_limit": ("fastapi", None),
     "read_session": ("fastapi", None),
     "remaining": ("_core.deadline", None),
     "route_deadline": ("fastapi", None),

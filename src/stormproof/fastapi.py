@@ -23,7 +23,7 @@ from .errors import (
     problem_headers,
 )
 from .lifecycle import Drain, LifecycleMiddleware, drain_on_signals, opened
-from .limit import Adaptive, Admission, AdmissionMiddleware, Limiter
+from .limit import Adaptive, Admission, AdmissionMiddleware, Limiter, RateLimit
 from .settings import load_settings
 from .tasks import Batch, ConfiguredTasks, Tasks
 
@@ -245,6 +245,25 @@ def route_deadline(seconds: float) -> Any:
         limit_request(request.scope, seconds)
 
     return Depends(shorten_deadline)
+
+
+def rate_limit(limit: RateLimit) -> Any:
+    """Return a dependency that counts each call of its route against `limit`.
+
+    To be used as `@app.get("/search", dependencies=[stormproof.rate_limit(searches)])`.
+    The answer says what is left of the quota (`RateLimit`, `RateLimit-Policy`), but not where
+    the endpoint returns a `Response` of its own. For whole paths, `AdmissionRule(rate=...)` is
+    cheaper, and comes before other dependencies.
+
+    Raises (in the request):
+        RateLimited: The caller is over its quota (429).
+    """
+
+    async def count(request: Request, response: Response) -> None:
+        for name, value in limit.check(request.scope):
+            response.headers[name.decode()] = value.decode()
+
+    return Depends(count)
 
 
 def _check(app: FastAPI, parts: tuple[Part, ...]) -> None:

@@ -92,6 +92,14 @@ class SlotRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RateRefused(Event):
+    """A caller was over its rate limit; its next call is allowed in `retry_after` seconds."""
+
+    limit: str
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
 class PoolWaitExpired(Event):
     """No database connection came free within `waited` seconds."""
 

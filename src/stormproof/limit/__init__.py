@@ -6,6 +6,8 @@ from ._admission import Admission as Admission
 from ._admission import AdmissionRule as AdmissionRule
 from ._limiter import Limiter as Limiter
 from ._middleware import AdmissionMiddleware as AdmissionMiddleware
+from ._rate import RateLimit as RateLimit
+from ._rate import RateStatistics as RateStatistics
 from ._statistics import LimiterStatistics as LimiterStatistics
 
 __all__ = (
@@ -16,4 +18,6 @@ __all__ = (
     "Aimd",
     "Limiter",
     "LimiterStatistics",
+    "RateLimit",
+    "RateStatistics",
 )

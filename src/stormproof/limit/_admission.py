@@ -1,15 +1,16 @@
-"""`Admission`: which request needs a slot of which limiter, before the app sees it."""
+"""`Admission`: which request needs a slot or has a rate limit, before the app sees it."""
 
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from stormproof._core.asgi import Scope
 from stormproof._core.events import Events
 from stormproof.errors import InvalidSetting
 
 from ._checked import checked_count
+from ._rate import RateLimit
 
 HEALTH_PATHS = ("/livez", "/readyz", "/startupz", "/healthz", "/health")
 """Where probes ask; they are never made to wait, or a busy service would look dead."""
@@ -36,12 +37,14 @@ class AdmissionRule:
             for "/reports-old". The longest prefix that fits wins.
         priority: As for `Limiter.slot`; 0 is for what matters most.
         limiter: The limiter of these requests, if not that of the service.
-        is_exempt: Whether they need no slot at all.
+        rate: The rate limit of these requests, if not that of the service.
+        is_exempt: Whether they need no slot and have no rate limit at all.
     """
 
     prefix: str
     priority: int = 0
     limiter: Gate | None = None
+    rate: RateLimit | None = None
     is_exempt: bool = False
 
     def __post_init__(self) -> None:
@@ -57,6 +60,12 @@ class AdmissionRule:
         return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/")
 
 
+Terms: TypeAlias = tuple[AbstractAsyncContextManager[None] | None, RateLimit | None]
+
+_FREE: Terms = (None, None)
+_NO_RULE = AdmissionRule(prefix="/")
+
+
 class Admission:
     """A limiter in front of the app: who gets no slot is answered 503 before anything is done.
 
@@ -64,6 +73,7 @@ class Admission:
 
     Args:
         limiter: Whose slots the requests need; None: only what a rule gives one.
+        rate: What each caller may do; who is over it is answered 429 and asks for no slot.
         rules: What is different below some paths.
         exempt: Paths that need no slot; the default are those that probes ask for.
         key: Gives the key of a request (tenant, user, host) from its ASGI scope, for lines that
@@ -78,40 +88,44 @@ class Admission:
     versionadded: 0.1
     """
 
-    __slots__ = ("_exempt", "_rules", "cancel_on_disconnect", "key", "limiter")
+    __slots__ = ("_exempt", "_rules", "cancel_on_disconnect", "key", "limiter", "rate")
 
     def __init__(
         self,
         limiter: Gate | None = None,
         *,
+        rate: RateLimit | None = None,
         rules: Sequence[AdmissionRule] = (),
         exempt: Collection[str] = HEALTH_PATHS,
         key: Callable[[Scope], Hashable | None] | None = None,
         cancel_on_disconnect: Collection[str] = ("GET", "HEAD"),
     ) -> None:
         self.limiter = limiter
+        self.rate = rate
         self.key = key
         self.cancel_on_disconnect = frozenset(cancel_on_disconnect)
         self._exempt = frozenset(exempt)
         self._rules = sorted(rules, key=lambda rule: -len(rule.prefix))
 
-    def slot(self, scope: Scope) -> AbstractAsyncContextManager[None] | None:
-        """Return the slot that the request of `scope` needs, or None when it needs none."""
+    def terms(self, scope: Scope) -> Terms:
+        """Return what the request of `scope` needs: a slot, a call of a rate limit, or nothing."""
         path = scope["path"]
         if path in self._exempt:
-            return None
-        rule = next((rule for rule in self._rules if rule.is_for(path)), None)
-        limiter, priority = self.limiter, 0
-        if rule is not None:
-            if rule.is_exempt:
-                return None
-            limiter, priority = rule.limiter or limiter, rule.priority
+            return _FREE
+        rule = next((rule for rule in self._rules if rule.is_for(path)), _NO_RULE)
+        if rule.is_exempt:
+            return _FREE
+        limiter, rate = rule.limiter or self.limiter, rule.rate or self.rate
         if limiter is None:
-            return None
-        return limiter.slot(None if self.key is None else self.key(scope), priority)
+            return None, rate
+        key = None if self.key is None else self.key(scope)
+        return limiter.slot(key, rule.priority), rate
 
     def report_to(self, events: Events) -> None:
-        """Let the limiters that have no listener yet tell `events` of what they refuse."""
-        for gate in (self.limiter, *(rule.limiter for rule in self._rules)):
-            if gate is not None and gate.events is None:
-                gate.events = events
+        """Let the limits that have no listener yet tell `events` of what they refuse."""
+        own: list[Gate | RateLimit | None] = [self.limiter, self.rate]
+        for rule in self._rules:
+            own += (rule.limiter, rule.rate)
+        for limit in own:
+            if limit is not None and limit.events is None:
+                limit.events = events

@@ -10,6 +10,7 @@ from stormproof.errors import StormproofError, problem_body, problem_headers
 
 from ._admission import Admission
 from ._inbox import Inbox
+from ._rate import Fields
 
 _EVENT_STREAM = b"text/event-stream"
 _AT_ONCE = 0.001  # seconds; a slot that was free takes less
@@ -19,10 +20,11 @@ class AdmissionMiddleware:
     """Lets a request into the app when it has a slot; pure ASGI, for `http` scopes only.
 
     A request that gets no slot is answered 503 with `Retry-After` (504 when its deadline passed
-    in the queue), before dependencies, validation or the body. The slot is given back when the
-    last byte of the body was handed to the server, or when the app has ended, whichever comes
-    first: background tasks do not hold it. A response of type `text/event-stream` gives it back
-    at its first byte, because it has no end; any other stream holds it to its last.
+    in the queue), one whose caller is over its rate limit 429, before dependencies, validation
+    or the body. The slot is given back when the last byte of the body was handed to the server,
+    or when the app has ended, whichever comes first: background tasks do not hold it. A
+    response of type `text/event-stream` gives it back at its first byte, because it has no end;
+    any other stream holds it to its last.
 
     A request that had to wait is looked at once more: when its client has left by then, the app
     is not called. A handler whose method is in `cancel_on_disconnect` is cancelled when its
@@ -53,16 +55,22 @@ class AdmissionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope; cancelling it cancels the wait, or the application inside."""
-        slot = self._admission.slot(scope) if scope["type"] == "http" else None
-        if slot is None:
+        slot, rate = self._admission.terms(scope) if scope["type"] == "http" else (None, None)
+        if slot is None and rate is None:
             await self._app(scope, receive, send)
             return
         loop = asyncio.get_running_loop()
         arrived_at = loop.time()
         try:
-            await slot.__aenter__()
+            if rate is not None:
+                send = _with_fields(send, rate.check(scope))
+            if slot is not None:
+                await slot.__aenter__()
         except StormproofError as error:
             await send_answer(send, error.status, problem_headers(error), problem_body(error))
+            return
+        if slot is None:
+            await self._app(scope, receive, send)
             return
         request = _Admitted(slot, send, self._may_cancel)
         await request.run(
@@ -184,3 +192,14 @@ def _is_event_stream(message: Message) -> bool:
         name.lower() == b"content-type" and value.startswith(_EVENT_STREAM)
         for name, value in message.get("headers", ())
     )
+
+
+def _with_fields(send: Send, fields: Fields) -> Send:
+    """Return a `send` that adds `fields` to the head of the response."""
+
+    async def send_with_fields(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": (*message.get("headers", ()), *fields)}
+        await send(message)
+
+    return send_with_fields
