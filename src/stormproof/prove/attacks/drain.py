@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from stormproof.prove._attack import Attack, Scene
+from stormproof.prove._attack import Attack, Grounds, Scene
 from stormproof.prove._recording import Request, Route
 from stormproof.prove.load import KeptConnection, Shot, ask, closed_loop
 
@@ -106,7 +106,7 @@ def _is_promising(route: Route) -> bool:
     return route.is_promise or bool({"background", "task"} & set(route.uses))
 
 
-def _longest(scene: Scene) -> list[Route]:
+def _longest(scene: Grounds) -> list[Route]:
     """Return the routes that sent nothing while they were learned: they may take minutes."""
     silent = [route for route in scene.of_kind("broken") if route.status == 0]
     return silent[:_LONG_ROUTES]
@@ -174,8 +174,8 @@ def _unsent(scene: Scene, shot: Shot, at: float, closed_at: float) -> Request:
     )
 
 
-def _fits(scene: Scene) -> str:
-    if scene.of_kind("plain", "health") or _longest(scene):
+def _fits(grounds: Grounds) -> str:
+    if grounds.of_kind("plain", "health") or _longest(grounds):
         return ""
     return "no route ends by itself"
 
