@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +50,8 @@ class Scene(Grounds):
         marks: Named times.
         facts: What else the audits have to know; JSON values.
         scale: Scales the attack's length: 1.0, or less with `--quick`.
+        again: Starts the app once more, without the agent, for as long as the block lasts: for
+            when the first server has gone.
         resting: Set by the attack when from here on it only waits: others may be played beside it.
     """
 
@@ -60,6 +63,7 @@ class Scene(Grounds):
     marks: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     scale: float = 1.0
+    again: Callable[[], AbstractAsyncContextManager[Target]]
     resting: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

@@ -82,11 +82,11 @@ async def _scene(
     found = dependencies(environ, options.dependencies, allow_remote=options.allow_remote)
     async with AsyncExitStack() as stack:
         proxies, environment = await stack.enter_async_context(rerouted(found))
-        environment = {**options.environment, **environment}
+        bare = environment = {**options.environment, **environment}
         agent = None
         if options.server != "command":
             agent = await stack.enter_async_context(AgentLink.listening(zero, environ=environ))
-            environment |= agent.environment
+            environment = {**bare, **agent.environment}
         target = await stack.enter_async_context(
             started(options, zero=zero, environment=environment)
         )
@@ -102,6 +102,7 @@ async def _scene(
             has_agent=agent is not None,
             proxies=proxies,
             scale=0.4 if options.is_quick else 1.0,
+            again=lambda: started(options, zero=zero, environment=bare),
         )
 
 
