@@ -1,9 +1,8 @@
-"""Upstreams: one HTTP client for the service's life, total timeouts, and partial fan-out."""
+"""The upstream: one HTTP client for the service's life, total timeouts, and partial fan-out."""
 
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeAlias, overload
@@ -15,48 +14,11 @@ from stormproof._core.deadline import bounded
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof.errors import InvalidSetting, NotStarted, UpstreamFailed, UpstreamTimeout
 
+from ._gathered import Gathered, UpstreamError
+
 _TIMEOUT_HEADER = "X-Request-Timeout"
 
 Target: TypeAlias = str | httpx2.Request
-UpstreamError: TypeAlias = UpstreamFailed | UpstreamTimeout
-
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What a fan-out brought: answers and errors by name, in the order of the calls.
-
-    Attributes:
-        upstream: The upstream's name.
-        values: The answers that came.
-        errors: Why the others did not: `UpstreamFailed`, or `UpstreamTimeout` for a late one.
-    """
-
-    upstream: str
-    values: Mapping[str, httpx2.Response]
-    errors: Mapping[str, UpstreamError]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every call was answered."""
-        return not self.errors
-
-    def json(self) -> dict[str, Any]:
-        """Return the parsed bodies by name; names without an answer are absent.
-
-        Raises:
-            UpstreamFailed: A body is not JSON.
-        """
-        parsed = {}
-        for name, response in self.values.items():
-            try:
-                parsed[name] = response.json()
-            except ValueError as exc:
-                kind = response.headers.get("content-type", "no content-type")
-                raise UpstreamFailed(
-                    f"upstream {self.upstream!r} answered {name!r} with {len(response.content)} "
-                    f"bytes ({kind}) that are not JSON; look at .values[{name!r}].text"
-                ) from exc
-        return parsed
 
 
 class Upstream:
