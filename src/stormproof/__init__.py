@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from .stream import SSEResponse as SSEResponse
     from .tasks import Tasks as Tasks
     from .upstream import Upstream as Upstream
+    from .upstream._aiohttp import AiohttpTransport as AiohttpTransport
 
 # Names are loaded when they are first used: a room whose extra is not installed costs nothing,
 # and using it says which extra to install.
 _HOMES = {
+    "AiohttpTransport": ("upstream._aiohttp", "aiohttp"),
     "BackgroundTasks": ("fastapi", None),
     "Database": ("database", "database"),
     "Lifecycle": ("_core.lifecycle", None),

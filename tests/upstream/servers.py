@@ -87,3 +87,9 @@ async def peer() -> AsyncIterator[Peer]:
     server = Peer()
     async with scripted_server(server.serve) as server.port:
         yield server
+
+
+def told_seconds(head: str) -> str:
+    """Return the value of `X-Request-Timeout` in a request's head."""
+    (line,) = (line for line in head.splitlines() if line.lower().startswith("x-request-timeout"))
+    return line.split(":")[1].strip()

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import httpx2
 
-from stormproof.errors import UpstreamFailed, UpstreamTimeout
-
-UpstreamError: TypeAlias = UpstreamFailed | UpstreamTimeout
+from stormproof.errors import StormproofError, UpstreamFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +16,13 @@ class Gathered:
     Attributes:
         upstream: The upstream's name.
         values: The answers that came.
-        errors: Why the others did not: `UpstreamFailed`, or `UpstreamTimeout` for a late one.
+        errors: Why the others did not: `UpstreamFailed`, `UpstreamTimeout` for a late one, or
+            the limiter's error for one that was shed.
     """
 
     upstream: str
     values: Mapping[str, httpx2.Response]
-    errors: Mapping[str, UpstreamError]
+    errors: Mapping[str, StormproofError]
 
     @property
     def is_complete(self) -> bool:
