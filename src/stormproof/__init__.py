@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
     from .tasks import Tasks as Tasks
+    from .upstream import Budget as Budget
+    from .upstream import Retry as Retry
     from .upstream import Upstream as Upstream
     from .upstream._aiohttp import AiohttpTransport as AiohttpTransport
 
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "AiohttpTransport": ("upstream._aiohttp", "aiohttp"),
     "BackgroundTasks": ("fastapi", None),
+    "Budget": ("upstream", "upstream"),
     "Database": ("database", "database"),
     "Lifecycle": ("_core.lifecycle", None),
     "Limiter": ("limit", None),
     "Loss": ("_core.lifecycle", None),
     "Part": ("_core.lifecycle", None),
     "Phase": ("_core.lifecycle", None),
+    "Retry": ("upstream", "upstream"),
     "RowsResponse": ("stream", None),
     "SSEResponse": ("stream", None),
     "ServerEvent": ("stream", None),

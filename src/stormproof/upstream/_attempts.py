@@ -4,7 +4,10 @@ import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
-from ._client import Client
+from ._budget import Budget
+from ._client import Client, repeated
+from ._outcome import Outcome
+from ._retry import Retry, retry_after
 from ._statistics import Counts
 
 TIMEOUT_HEADER = "X-Request-Timeout"
@@ -13,6 +16,14 @@ _NO_SLOT = nullcontext()
 _CONNECTED = frozenset(
     ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete")
 )
+
+
+class LoopClock:
+    """The running loop's clock, by which an upstream counts its calls' time."""
+
+    def now(self) -> float:
+        """Return the loop's time, in seconds."""
+        return asyncio.get_running_loop().time()
 
 
 class Limit(Protocol):
@@ -24,25 +35,63 @@ class Limit(Protocol):
 
 
 class Attempts:
-    """Sends what an upstream was asked for, and counts it."""
+    """Sends what an upstream was asked for, again where that may help, and counts it."""
 
-    def __init__(self, counts: Counts, *, limit: Limit | None) -> None:
+    def __init__(
+        self, counts: Counts, *, limit: Limit | None, budget: Budget | None, retry: Retry | None
+    ) -> None:
         self._counts = counts
         self._limit = limit
+        self._retry = retry
+        self._budget = budget or Budget(clock=LoopClock())
 
-    async def answer(self, client: Client, request: Any, *, ends_at: float) -> Any:
+    async def answer(
+        self, client: Client, request: Any, *, ends_at: float, is_repeatable: bool
+    ) -> Any:
         """Return the answer to `request`, which its caller gives up at the loop time `ends_at`.
 
-        Waits for a slot and for the upstream. Cancelled: the attempt is given up;
-        its slot and its place in the pool are free again.
+        Waits for a slot, for the upstream, and between attempts; never past `ends_at`.
+        Cancelled: the attempt is given up; its slot and its place in the pool are free again.
         """
-        return await self._attempt(client, request, ends_at)
+        self._budget.note_call()
+        failures = 0
+        while True:
+            outcome = await self._attempt(client, request, ends_at)
+            if not is_repeatable:
+                return outcome.unwrapped()
+            failures += 1
+            pause = self._pause(outcome, failures, ends_at)
+            if pause is None:
+                return outcome.unwrapped()
+            await asyncio.sleep(pause)
+            self._counts.retries += 1
+            request = repeated(request)
 
-    async def _attempt(self, client: Client, request: Any, ends_at: float) -> Any:
-        async with self._slot():
-            left = ends_at - asyncio.get_running_loop().time()
-            request.headers[TIMEOUT_HEADER] = f"{max(0.0, left):.3f}"
-            return await client.send(self._counted(request))
+    def _pause(self, outcome: Outcome, failures: int, ends_at: float) -> float | None:
+        """Return the seconds to the next attempt, which is paid for; None: there is none."""
+        retry = self._retry
+        if retry is None or failures >= retry.attempts or not retry.wants(outcome):
+            return None
+        asked_for = 0.0 if outcome.error else retry_after(outcome.response.headers)
+        pause = retry.pause(failures, asked_for=asked_for)
+        if asyncio.get_running_loop().time() + pause >= ends_at:
+            return None
+        return pause if self._has_budget() else None
+
+    def _has_budget(self) -> bool:
+        if self._budget.take():
+            return True
+        self._counts.extra_refused += 1
+        return False
+
+    async def _attempt(self, client: Client, request: Any, ends_at: float) -> Outcome:
+        try:
+            async with self._slot():
+                left = ends_at - asyncio.get_running_loop().time()
+                request.headers[TIMEOUT_HEADER] = f"{max(0.0, left):.3f}"
+                return Outcome(await client.send(self._counted(request)))
+        except Exception as exc:
+            return Outcome(error=exc)
 
     def _slot(self) -> AbstractAsyncContextManager[Any]:
         return _NO_SLOT if self._limit is None else self._limit.slot()

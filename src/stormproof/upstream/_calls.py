@@ -17,11 +17,19 @@ from ._statistics import Counts
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call: its request, the seconds it may take in all, and what counts as an error."""
+    """One call.
+
+    Attributes:
+        request: What is sent.
+        seconds: How long it may take in all.
+        raise_for_status: Whether an answer other than 2xx is an error.
+        is_repeatable: Whether it may be sent more than once.
+    """
 
     request: Any
     seconds: float
     raise_for_status: bool
+    is_repeatable: bool
 
 
 class Calls:
@@ -58,7 +66,10 @@ class Calls:
                 raise TimeoutError
             async with asyncio.timeout(call.seconds):
                 response = await self._attempts.answer(
-                    client, call.request, ends_at=began_at + call.seconds
+                    client,
+                    call.request,
+                    ends_at=began_at + call.seconds,
+                    is_repeatable=call.is_repeatable,
                 )
         except Exception as exc:
             error = self._error(call, exc)

@@ -1,6 +1,6 @@
 """Counts: what an upstream is doing and has done."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,8 @@ class UpstreamStatistics:
         timed_out: Calls that ended in `UpstreamTimeout`.
         connections_opened: Connections made, as far as the transport tells (httpx2's own and
             `AiohttpTransport` do); far fewer than `calls` where they are kept.
+        retries: Attempts after a failed one.
+        extra_refused: Retries that the budget did not allow.
     """
 
     in_flight: int
@@ -21,13 +23,22 @@ class UpstreamStatistics:
     failed: int
     timed_out: int
     connections_opened: int
+    retries: int = 0
+    extra_refused: int = 0
 
 
+@dataclass(eq=False, slots=True)
 class Counts:
     """The same counts while they change."""
 
-    __slots__ = ("calls", "connections_opened", "failed", "in_flight", "timed_out")
+    in_flight: int = 0
+    calls: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    connections_opened: int = 0
+    retries: int = 0
+    extra_refused: int = 0
 
-    def __init__(self) -> None:
-        self.in_flight = self.calls = self.failed = self.timed_out = 0
-        self.connections_opened = 0
+    def frozen(self) -> UpstreamStatistics:
+        """Return the counts of this moment."""
+        return UpstreamStatistics(**asdict(self))

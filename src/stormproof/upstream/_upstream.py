@@ -12,10 +12,12 @@ from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof.errors import InvalidSetting, NotStarted, StormproofError
 
 from ._attempts import Attempts, Limit
+from ._budget import Budget
 from ._calls import Call, Calls
-from ._client import Client, built_client, checked_client
+from ._client import Client, built_client, checked_client, has_whole_body
 from ._faults import too_few
 from ._gathered import Gathered
+from ._retry import IDEMPOTENT, Retry
 from ._statistics import Counts, UpstreamStatistics
 
 Target: TypeAlias = str | httpx2.Request
@@ -42,6 +44,8 @@ class Upstream:
             for tests. It is closed with the upstream, which cannot be opened again then.
         limit: What bounds the calls at once, with a bounded wait: a `Limiter` of its own. Each
             attempt holds one slot; a call that is shed raises the limiter's error (503).
+        retry: Which failures of idempotent calls are tried again; None: none is.
+        budget: What all retries are taken from; `Budget()` by default.
         client: A client of your own, used as it is and not closed: its base URL, headers,
             cookies and timeouts are yours.
 
@@ -62,6 +66,8 @@ class Upstream:
         follow_redirects: bool = False,
         transport: httpx2.AsyncBaseTransport | None = None,
         limit: Limit | None = None,
+        retry: Retry | None = None,
+        budget: Budget | None = None,
         client: Client | None = None,
     ) -> None:
         _check_timeout(timeout)
@@ -83,7 +89,7 @@ class Upstream:
         self._built: httpx2.AsyncClient | None = None
         self._client: Client | None = None
         self._counts = Counts()
-        attempts = Attempts(self._counts, limit=limit)
+        attempts = Attempts(self._counts, limit=limit, budget=budget, retry=retry)
         self._calls = Calls(
             name, self._counts, attempts, load=f"calls in flight on {max_connections} connections"
         )
@@ -104,14 +110,7 @@ class Upstream:
 
     def statistics(self) -> UpstreamStatistics:
         """Return the counts of this moment."""
-        counts = self._counts
-        return UpstreamStatistics(
-            in_flight=counts.in_flight,
-            calls=counts.calls,
-            failed=counts.failed,
-            timed_out=counts.timed_out,
-            connections_opened=counts.connections_opened,
-        )
+        return self._counts.frozen()
 
     async def open(self, lifecycle: Lifecycle | None = None) -> None:
         """Build the client; its TLS settings (20 to 90 ms of CPU) are built in a thread.
@@ -180,6 +179,7 @@ class Upstream:
         *,
         timeout: float | None = None,
         raise_for_status: bool = False,
+        idempotent: bool | None = None,
         **options: Any,
     ) -> httpx2.Response:
         """Make one call and return its whole answer.
@@ -193,6 +193,7 @@ class Upstream:
             url: Absolute, or relative to `base_url`.
             timeout: Seconds for this call, instead of the upstream's.
             raise_for_status: Whether an answer other than 2xx is an error.
+            idempotent: Whether it may be sent more than once; None: what its method says.
             **options: As in `build_request`.
 
         Raises:
@@ -202,7 +203,9 @@ class Upstream:
             NotStarted: The upstream is not open.
         """
         request = self.build_request(method, url, **options)
-        return await self.send(request, timeout=timeout, raise_for_status=raise_for_status)
+        return await self.send(
+            request, timeout=timeout, raise_for_status=raise_for_status, idempotent=idempotent
+        )
 
     async def send(
         self,
@@ -210,10 +213,11 @@ class Upstream:
         *,
         timeout: float | None = None,
         raise_for_status: bool = False,
+        idempotent: bool | None = None,
     ) -> httpx2.Response:
         """Make the call that `build_request` built; waits and raises as `request`."""
         client, seconds = self._opened(), self._seconds(timeout)
-        call = Call(self._checked(request), seconds, raise_for_status)
+        call = self._call(self._checked(request), seconds, raise_for_status, idempotent)
         return cast(httpx2.Response, await self._calls.answer(client, call))
 
     async def get(self, url: str, **options: Any) -> httpx2.Response:
@@ -291,7 +295,8 @@ class Upstream:
             )
         seconds = self._seconds(timeout)
         outcomes = await self._calls.outcomes(
-            client, {n: Call(r, seconds, raise_for_status) for n, r in requests.items()}
+            client,
+            {n: self._call(r, seconds, raise_for_status, None) for n, r in requests.items()},
         )
         values = {n: out for n, out in outcomes.items() if not isinstance(out, StormproofError)}
         errors = {n: out for n, out in outcomes.items() if isinstance(out, StormproofError)}
@@ -306,6 +311,16 @@ class Upstream:
                 f"in `async with upstream:`"
             )
         return self._client
+
+    def _call(
+        self,
+        request: httpx2.Request,
+        seconds: float,
+        raise_for_status: bool,
+        idempotent: bool | None,
+    ) -> Call:
+        is_idempotent = request.method in IDEMPOTENT if idempotent is None else idempotent
+        return Call(request, seconds, raise_for_status, is_idempotent and has_whole_body(request))
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:
