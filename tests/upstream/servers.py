@@ -52,6 +52,9 @@ class Peer:
             case "/hang":
                 await reader.read(1)  # until the client leaves
                 return False
+            case "/hang-once" if sum(" /hang-once " in head for head in self.requests) == 1:
+                await reader.read(1)
+                return False
             case "/drip":
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
                 for _ in range(1000):

@@ -4,6 +4,7 @@ from ._attempts import Limit as Limit
 from ._budget import Budget as Budget
 from ._client import Client as Client
 from ._gathered import Gathered as Gathered
+from ._hedge import Hedge as Hedge
 from ._retry import Retry as Retry
 from ._statistics import UpstreamStatistics as UpstreamStatistics
 from ._upstream import Target as Target
@@ -13,6 +14,7 @@ __all__ = (
     "Budget",
     "Client",
     "Gathered",
+    "Hedge",
     "Limit",
     "Retry",
     "Target",

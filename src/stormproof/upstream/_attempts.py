@@ -1,11 +1,14 @@
 """Attempts: what one call does on the wire, within its slot and its time."""
 
 import asyncio
+import math
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
 from ._budget import Budget
 from ._client import Client, repeated
+from ._hedge import Hedge, first_good
+from ._latency import RotatingQuantile
 from ._outcome import Outcome
 from ._retry import Retry, retry_after
 from ._statistics import Counts
@@ -38,11 +41,21 @@ class Attempts:
     """Sends what an upstream was asked for, again where that may help, and counts it."""
 
     def __init__(
-        self, counts: Counts, *, limit: Limit | None, budget: Budget | None, retry: Retry | None
+        self,
+        counts: Counts,
+        *,
+        limit: Limit | None,
+        budget: Budget | None,
+        retry: Retry | None,
+        hedge: Hedge | None,
     ) -> None:
         self._counts = counts
         self._limit = limit
         self._retry = retry
+        self._hedge = hedge
+        self._latency = (
+            None if hedge is None else RotatingQuantile(window=hedge.window, clock=LoopClock())
+        )
         self._budget = budget or Budget(clock=LoopClock())
 
     async def answer(
@@ -55,10 +68,10 @@ class Attempts:
         """
         self._budget.note_call()
         failures = 0
+        if not is_repeatable:
+            return (await self._attempt(client, request, ends_at)).unwrapped()
         while True:
-            outcome = await self._attempt(client, request, ends_at)
-            if not is_repeatable:
-                return outcome.unwrapped()
+            outcome = await self._hedged(client, request, ends_at)
             failures += 1
             pause = self._pause(outcome, failures, ends_at)
             if pause is None:
@@ -66,6 +79,30 @@ class Attempts:
             await asyncio.sleep(pause)
             self._counts.retries += 1
             request = repeated(request)
+
+    async def _hedged(self, client: Client, request: Any, ends_at: float) -> Outcome:
+        """Return the outcome of an attempt, or of a second one beside it when it is slow."""
+        delay = self._delay()
+        if delay is None or asyncio.get_running_loop().time() + delay >= ends_at:
+            return await self._attempt(client, request, ends_at)
+        outcome, is_second = await first_good(
+            lambda: self._attempt(client, request, ends_at, delay),
+            lambda: self._attempt(client, repeated(request), ends_at, delay),
+            delay=delay,
+            may_hedge=self._may_hedge,
+        )
+        self._counts.hedges_won += is_second
+        return outcome
+
+    def _delay(self) -> float | None:
+        if self._hedge is None or self._latency is None:
+            return None
+        return self._hedge.delay(self._latency)
+
+    def _may_hedge(self) -> bool:
+        allowed = self._has_budget()
+        self._counts.hedges += allowed
+        return allowed
 
     def _pause(self, outcome: Outcome, failures: int, ends_at: float) -> float | None:
         """Return the seconds to the next attempt, which is paid for; None: there is none."""
@@ -84,14 +121,31 @@ class Attempts:
         self._counts.extra_refused += 1
         return False
 
-    async def _attempt(self, client: Client, request: Any, ends_at: float) -> Outcome:
+    async def _attempt(
+        self, client: Client, request: Any, ends_at: float, delay: float = math.inf
+    ) -> Outcome:
+        """Make one attempt; given up after more than `delay` seconds, it still counts as slow."""
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
         try:
             async with self._slot():
-                left = ends_at - asyncio.get_running_loop().time()
+                left = ends_at - loop.time()
                 request.headers[TIMEOUT_HEADER] = f"{max(0.0, left):.3f}"
-                return Outcome(await client.send(self._counted(request)))
+                response = await client.send(self._counted(request))
+        except asyncio.CancelledError:
+            if loop.time() - began_at >= delay:
+                self._took(loop.time() - began_at)
+            raise
         except Exception as exc:
             return Outcome(error=exc)
+        outcome = Outcome(response)
+        if outcome.is_good:
+            self._took(loop.time() - began_at)
+        return outcome
+
+    def _took(self, seconds: float) -> None:
+        if self._latency is not None:
+            self._latency.record(seconds)
 
     def _slot(self) -> AbstractAsyncContextManager[Any]:
         return _NO_SLOT if self._limit is None else self._limit.slot()

@@ -15,7 +15,9 @@ class UpstreamStatistics:
         connections_opened: Connections made, as far as the transport tells (httpx2's own and
             `AiohttpTransport` do); far fewer than `calls` where they are kept.
         retries: Attempts after a failed one.
-        extra_refused: Retries that the budget did not allow.
+        hedges: Attempts beside a slow one.
+        hedges_won: Of these, the ones whose answer was taken.
+        extra_refused: Retries and hedges that the budget did not allow.
     """
 
     in_flight: int
@@ -24,6 +26,8 @@ class UpstreamStatistics:
     timed_out: int
     connections_opened: int
     retries: int = 0
+    hedges: int = 0
+    hedges_won: int = 0
     extra_refused: int = 0
 
 
@@ -37,6 +41,8 @@ class Counts:
     timed_out: int = 0
     connections_opened: int = 0
     retries: int = 0
+    hedges: int = 0
+    hedges_won: int = 0
     extra_refused: int = 0
 
     def frozen(self) -> UpstreamStatistics:

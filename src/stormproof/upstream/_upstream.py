@@ -17,6 +17,7 @@ from ._calls import Call, Calls
 from ._client import Client, built_client, checked_client, has_whole_body
 from ._faults import too_few
 from ._gathered import Gathered
+from ._hedge import Hedge
 from ._retry import IDEMPOTENT, Retry
 from ._statistics import Counts, UpstreamStatistics
 
@@ -45,7 +46,8 @@ class Upstream:
         limit: What bounds the calls at once, with a bounded wait: a `Limiter` of its own. Each
             attempt holds one slot; a call that is shed raises the limiter's error (503).
         retry: Which failures of idempotent calls are tried again; None: none is.
-        budget: What all retries are taken from; `Budget()` by default.
+        hedge: When an idempotent call is sent a second time; None: never.
+        budget: What all retries and hedges are taken from; `Budget()` by default.
         client: A client of your own, used as it is and not closed: its base URL, headers,
             cookies and timeouts are yours.
 
@@ -67,6 +69,7 @@ class Upstream:
         transport: httpx2.AsyncBaseTransport | None = None,
         limit: Limit | None = None,
         retry: Retry | None = None,
+        hedge: Hedge | None = None,
         budget: Budget | None = None,
         client: Client | None = None,
     ) -> None:
@@ -89,7 +92,7 @@ class Upstream:
         self._built: httpx2.AsyncClient | None = None
         self._client: Client | None = None
         self._counts = Counts()
-        attempts = Attempts(self._counts, limit=limit, budget=budget, retry=retry)
+        attempts = Attempts(self._counts, limit=limit, budget=budget, retry=retry, hedge=hedge)
         self._calls = Calls(
             name, self._counts, attempts, load=f"calls in flight on {max_connections} connections"
         )
