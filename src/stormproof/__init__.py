@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .stream import SSEResponse as SSEResponse
     from .tasks import Tasks as Tasks
     from .upstream import Budget as Budget
+    from .upstream import CircuitBreaker as CircuitBreaker
     from .upstream import Hedge as Hedge
     from .upstream import Retry as Retry
     from .upstream import Upstream as Upstream
@@ -33,6 +34,7 @@ _HOMES = {
     "AiohttpTransport": ("upstream._aiohttp", "aiohttp"),
     "BackgroundTasks": ("fastapi", None),
     "Budget": ("upstream", "upstream"),
+    "CircuitBreaker": ("upstream", "upstream"),
     "Database": ("database", "database"),
     "Hedge": ("upstream", "upstream"),
     "Lifecycle": ("_core.lifecycle", None),

@@ -5,8 +5,12 @@ import math
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
+from stormproof.errors import CircuitOpen
+
+from ._breaker import Circuit, CircuitBreaker, Permit
 from ._budget import Budget
 from ._client import Client, repeated
+from ._faults import Fault, fault_of
 from ._hedge import Hedge, first_good
 from ._latency import RotatingQuantile
 from ._outcome import Outcome
@@ -16,6 +20,8 @@ from ._statistics import Counts
 TIMEOUT_HEADER = "X-Request-Timeout"
 
 _NO_SLOT = nullcontext()
+# uvloop counts timers in whole milliseconds, so a timeout may cancel a little before its time.
+_TIMER_EARLY = 0.002
 _CONNECTED = frozenset(
     ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete")
 )
@@ -48,11 +54,13 @@ class Attempts:
         budget: Budget | None,
         retry: Retry | None,
         hedge: Hedge | None,
+        breaker: CircuitBreaker | None,
     ) -> None:
         self._counts = counts
         self._limit = limit
         self._retry = retry
         self._hedge = hedge
+        self._breaker = breaker
         self._latency = (
             None if hedge is None else RotatingQuantile(window=hedge.window, clock=LoopClock())
         )
@@ -100,6 +108,8 @@ class Attempts:
         return self._hedge.delay(self._latency)
 
     def _may_hedge(self) -> bool:
+        if self._breaker is not None and self._breaker.circuit is not Circuit.CLOSED:
+            return False
         allowed = self._has_budget()
         self._counts.hedges += allowed
         return allowed
@@ -113,6 +123,8 @@ class Attempts:
         pause = retry.pause(failures, asked_for=asked_for)
         if asyncio.get_running_loop().time() + pause >= ends_at:
             return None
+        if self._breaker is not None and not self._breaker.would_permit:
+            return None
         return pause if self._has_budget() else None
 
     def _has_budget(self) -> bool:
@@ -124,7 +136,28 @@ class Attempts:
     async def _attempt(
         self, client: Client, request: Any, ends_at: float, delay: float = math.inf
     ) -> Outcome:
-        """Make one attempt; given up after more than `delay` seconds, it still counts as slow."""
+        """Make one attempt, if the circuit breaker lets it through, and tell it how that ended."""
+        if self._breaker is None:
+            return await self._sent(client, request, ends_at, delay)
+        try:
+            permit = self._breaker.permit()
+        except CircuitOpen as exc:
+            return Outcome(error=exc)
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        try:
+            outcome = await self._sent(client, request, ends_at, delay)
+            _tell(permit, outcome, loop.time() - began_at)
+            return outcome
+        except asyncio.CancelledError:
+            if loop.time() >= ends_at - _TIMER_EARLY:
+                permit.late(loop.time() - began_at)
+            raise
+        finally:
+            permit.abandoned()  # when nothing was told
+
+    async def _sent(self, client: Client, request: Any, ends_at: float, delay: float) -> Outcome:
+        """Send one attempt; given up after more than `delay` seconds, it still counts as slow."""
         loop = asyncio.get_running_loop()
         began_at = loop.time()
         try:
@@ -160,3 +193,18 @@ class Attempts:
     async def _trace(self, name: str, details: dict[str, Any]) -> None:
         if name in _CONNECTED:
             self._counts.connections_opened += 1
+
+
+def _tell(permit: Permit, outcome: Outcome, seconds: float) -> None:
+    """Tell the circuit breaker what an attempt says about the upstream."""
+    if outcome.error is None:
+        if outcome.response.status_code < 500:
+            permit.succeeded()
+        else:
+            permit.failed()
+        return
+    fault = fault_of(outcome.error)
+    if fault is Fault.LATE:
+        permit.late(seconds)
+    elif fault is not None:
+        permit.failed()

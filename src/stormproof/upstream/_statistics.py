@@ -18,6 +18,7 @@ class UpstreamStatistics:
         hedges: Attempts beside a slow one.
         hedges_won: Of these, the ones whose answer was taken.
         extra_refused: Retries and hedges that the budget did not allow.
+        circuit: "closed", "open" or "half-open"; None without a circuit breaker.
     """
 
     in_flight: int
@@ -29,6 +30,7 @@ class UpstreamStatistics:
     hedges: int = 0
     hedges_won: int = 0
     extra_refused: int = 0
+    circuit: str | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -45,6 +47,6 @@ class Counts:
     hedges_won: int = 0
     extra_refused: int = 0
 
-    def frozen(self) -> UpstreamStatistics:
-        """Return the counts of this moment."""
-        return UpstreamStatistics(**asdict(self))
+    def frozen(self, *, circuit: str | None) -> UpstreamStatistics:
+        """Return the counts of this moment, with the state of the circuit breaker."""
+        return UpstreamStatistics(**asdict(self), circuit=circuit)

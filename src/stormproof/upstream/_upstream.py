@@ -12,6 +12,7 @@ from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof.errors import InvalidSetting, NotStarted, StormproofError
 
 from ._attempts import Attempts, Limit
+from ._breaker import CircuitBreaker
 from ._budget import Budget
 from ._calls import Call, Calls
 from ._client import Client, built_client, checked_client, has_whole_body
@@ -48,6 +49,7 @@ class Upstream:
         retry: Which failures of idempotent calls are tried again; None: none is.
         hedge: When an idempotent call is sent a second time; None: never.
         budget: What all retries and hedges are taken from; `Budget()` by default.
+        breaker: What stops all attempts while most of them fail; None: nothing does.
         client: A client of your own, used as it is and not closed: its base URL, headers,
             cookies and timeouts are yours.
 
@@ -71,6 +73,7 @@ class Upstream:
         retry: Retry | None = None,
         hedge: Hedge | None = None,
         budget: Budget | None = None,
+        breaker: CircuitBreaker | None = None,
         client: Client | None = None,
     ) -> None:
         _check_timeout(timeout)
@@ -92,7 +95,10 @@ class Upstream:
         self._built: httpx2.AsyncClient | None = None
         self._client: Client | None = None
         self._counts = Counts()
-        attempts = Attempts(self._counts, limit=limit, budget=budget, retry=retry, hedge=hedge)
+        self._breaker = breaker
+        attempts = Attempts(
+            self._counts, limit=limit, budget=budget, retry=retry, hedge=hedge, breaker=breaker
+        )
         self._calls = Calls(
             name, self._counts, attempts, load=f"calls in flight on {max_connections} connections"
         )
@@ -113,7 +119,8 @@ class Upstream:
 
     def statistics(self) -> UpstreamStatistics:
         """Return the counts of this moment."""
-        return self._counts.frozen()
+        circuit = None if self._breaker is None else self._breaker.circuit.value
+        return self._counts.frozen(circuit=circuit)
 
     async def open(self, lifecycle: Lifecycle | None = None) -> None:
         """Build the client; its TLS settings (20 to 90 ms of CPU) are built in a thread.
@@ -124,6 +131,8 @@ class Upstream:
             return
         if lifecycle is not None:
             self._calls.events = lifecycle.events
+            if self._breaker is not None and self._breaker.events is None:
+                self._breaker.events = lifecycle.events
         if self._yours is not None:
             self._client = self._yours
             return
@@ -202,6 +211,7 @@ class Upstream:
         Raises:
             UpstreamTimeout: The time was over (504 at the edge of the app).
             UpstreamFailed: Refused, broken off, malformed, or, if asked for, not 2xx (502).
+            CircuitOpen: The circuit breaker let nothing through (503).
             InvalidSetting: The URL or the timeout cannot be used.
             NotStarted: The upstream is not open.
         """
