@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
     from .tasks import Tasks as Tasks
+    from .upstream import Budget as Budget
+    from .upstream import CircuitBreaker as CircuitBreaker
+    from .upstream import Hedge as Hedge
+    from .upstream import Retry as Retry
     from .upstream import Upstream as Upstream
+    from .upstream._aiohttp import AiohttpTransport as AiohttpTransport
 
 # Names are loaded when they are first used: a room whose extra is not installed costs nothing,
 # and using it says which extra to install.
@@ -34,14 +39,19 @@ _HOMES = {
     "Adaptive": ("limit", None),
     "Admission": ("limit", None),
     "AdmissionRule": ("limit", None),
+    "AiohttpTransport": ("upstream._aiohttp", "aiohttp"),
     "BackgroundTasks": ("fastapi", None),
+    "Budget": ("upstream", "upstream"),
+    "CircuitBreaker": ("upstream", "upstream"),
     "Database": ("database", "database"),
+    "Hedge": ("upstream", "upstream"),
     "Lifecycle": ("_core.lifecycle", None),
     "Limiter": ("limit", None),
     "Loss": ("_core.lifecycle", None),
     "Part": ("_core.lifecycle", None),
     "Phase": ("_core.lifecycle", None),
     "RateLimit": ("limit", None),
+    "Retry": ("upstream", "upstream"),
     "RowsResponse": ("stream", None),
     "SSEResponse": ("stream", None),
     "ServerEvent": ("stream", None),

@@ -174,6 +174,12 @@ class UpstreamTimeout(StormproofError, TimeoutError):
     code, status, title = "SP502", 504, "Upstream timed out"
 
 
+class CircuitOpen(StormproofError):
+    """The circuit breaker of an upstream is open: most calls before this one had failed."""
+
+    code, status, title = "SP503", 503, "Circuit breaker open"
+
+
 class TasksClosed(StormproofError, RuntimeError):
     """A task was spawned before the service had started or after its tasks were drained."""
 

@@ -168,6 +168,15 @@ class UpstreamFailed(Event):
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class CircuitChanged(Event):
+    """A circuit breaker opened or closed; `state` is "open" or "closed"."""
+
+    upstream: str
+    state: str
+    reason: str
+
+
 Listener: TypeAlias = Callable[[Event], None]
 
 

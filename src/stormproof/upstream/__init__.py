@@ -1,0 +1,27 @@
+"""Upstreams: one HTTP client for the service's life, total timeouts, and partial fan-out."""
+
+from ._attempts import Limit as Limit
+from ._breaker import Circuit as Circuit
+from ._breaker import CircuitBreaker as CircuitBreaker
+from ._budget import Budget as Budget
+from ._client import Client as Client
+from ._gathered import Gathered as Gathered
+from ._hedge import Hedge as Hedge
+from ._retry import Retry as Retry
+from ._statistics import UpstreamStatistics as UpstreamStatistics
+from ._upstream import Target as Target
+from ._upstream import Upstream as Upstream
+
+__all__ = (
+    "Budget",
+    "Circuit",
+    "CircuitBreaker",
+    "Client",
+    "Gathered",
+    "Hedge",
+    "Limit",
+    "Retry",
+    "Target",
+    "Upstream",
+    "UpstreamStatistics",
+)
