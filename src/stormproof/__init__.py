@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .upstream import Hedge as Hedge
     from .upstream import Retry as Retry
     from .upstream import Upstream as Upstream
+    from .upstream import fan_out as fan_out
     from .upstream._aiohttp import AiohttpTransport as AiohttpTransport
 
 # Names are loaded when they are first used: a room whose extra is not installed costs nothing,
@@ -49,6 +50,7 @@ _HOMES = {
     "Tasks": ("tasks", None),
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
+    "fan_out": ("upstream", "upstream"),
     "install": ("fastapi", None),
     "read_session": ("fastapi", None),
     "remaining": ("_core.deadline", None),

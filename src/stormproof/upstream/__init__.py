@@ -5,6 +5,8 @@ from ._breaker import Circuit as Circuit
 from ._breaker import CircuitBreaker as CircuitBreaker
 from ._budget import Budget as Budget
 from ._client import Client as Client
+from ._fan_out import FanOut as FanOut
+from ._fan_out import fan_out as fan_out
 from ._gathered import Gathered as Gathered
 from ._hedge import Hedge as Hedge
 from ._retry import Retry as Retry
@@ -17,6 +19,7 @@ __all__ = (
     "Circuit",
     "CircuitBreaker",
     "Client",
+    "FanOut",
     "Gathered",
     "Hedge",
     "Limit",
@@ -24,4 +27,5 @@ __all__ = (
     "Target",
     "Upstream",
     "UpstreamStatistics",
+    "fan_out",
 )
