@@ -10,12 +10,16 @@ from ._fan_out import fan_out as fan_out
 from ._gathered import Gathered as Gathered
 from ._hedge import Hedge as Hedge
 from ._retry import Retry as Retry
+from ._single_flight import SingleFlight as SingleFlight
+from ._stale_cache import Cached as Cached
+from ._stale_cache import StaleCache as StaleCache
 from ._statistics import UpstreamStatistics as UpstreamStatistics
 from ._upstream import Target as Target
 from ._upstream import Upstream as Upstream
 
 __all__ = (
     "Budget",
+    "Cached",
     "Circuit",
     "CircuitBreaker",
     "Client",
@@ -24,6 +28,8 @@ __all__ = (
     "Hedge",
     "Limit",
     "Retry",
+    "SingleFlight",
+    "StaleCache",
     "Target",
     "Upstream",
     "UpstreamStatistics",
