@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
     from .fastapi import session as session
+    from .limit import Adaptive as Adaptive
     from .limit import Limiter as Limiter
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # and using it says which extra to install.
 _HOMES = {
     "AiohttpTransport": ("upstream._aiohttp", "aiohttp"),
+    "Adaptive": ("limit", None),
     "BackgroundTasks": ("fastapi", None),
     "Budget": ("upstream", "upstream"),
     "CircuitBreaker": ("upstream", "upstream"),

@@ -83,9 +83,19 @@ class InvalidHeader(StormproofError, ValueError):
 
 
 class LimitExceeded(StormproofError):
-    """A limiter shed the call: its queue was full, or the wait for a slot was over."""
+    """A limiter shed the call: the wait for a slot would have been, or was, too long.
+
+    Attributes:
+        reason: "queue", "target", "deadline", "priority" or "closed".
+    """
 
     code, status, title = "SP201", 503, "Too busy"
+
+    def __init__(
+        self, message: str, *, reason: str = "queue", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
 
 
 class Draining(StormproofError):
@@ -98,6 +108,7 @@ class DeadlineExceeded(StormproofError, TimeoutError):
     """The request's deadline passed before the answer was ready."""
 
     code, status, title = "SP301", 504, "Deadline exceeded"
+    reason: ClassVar[str] = "deadline"
 
 
 class PoolTimeout(StormproofError, TimeoutError):

@@ -81,7 +81,7 @@ class OverdueFinished(Event):
 class SlotRefused(Event):
     """A limiter shed a caller; `waited` in seconds.
 
-    `reason` is "queue-full", "waited" or "deadline".
+    `reason` is "queue", "target", "deadline", "priority" or "closed"; on arrival `waited` is 0.
     """
 
     limiter: str
