@@ -104,13 +104,7 @@ class Database:
         self._is_open = False
         self._wait_for_start = wait_for_start
         self._lifecycle: Lifecycle | None = None
-        self._ledger = Ledger(
-            name=name,
-            idle_limit=idle_in_transaction,
-            trace=trace,
-            emit=lambda happened: self._events.emit(happened),
-            is_in_flight=self._is_in_flight,
-        )
+        self._ledger = self._new_ledger(idle_in_transaction, trace=trace)
         self._gate = self._new_gate(
             pool_size + max_overflow,
             max_wait,
@@ -339,6 +333,15 @@ class Database:
             )
         session = kind(self._engine, place=self._place, options=options, events=self._events)
         return UnitOfWork(session, self._events)
+
+    def _new_ledger(self, idle_limit: float | None, *, trace: bool) -> Ledger:
+        return Ledger(
+            name=self._name,
+            idle_limit=idle_limit,
+            trace=trace,
+            emit=lambda happened: self._events.emit(happened),
+            is_in_flight=self._is_in_flight,
+        )
 
     def _is_in_flight(self, request: InFlight) -> bool:
         return self._lifecycle is None or request in self._lifecycle.requests
