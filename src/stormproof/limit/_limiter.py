@@ -205,10 +205,10 @@ class Limiter:
         """
         left = remaining()
         loop = asyncio.get_running_loop()
-        waiter = Waiter(loop=loop)
-        waiter.line, waiter.left = line, left
-        waiter.queued_at = now = loop.time()
+        now = loop.time()
         self._judge(now, left, share, line)
+        waiter = Waiter(loop=loop)
+        waiter.line, waiter.left, waiter.queued_at = line, left, now
         if not line.waiting:
             line.busy_since = now
         if not self._queue.waiting:
@@ -290,7 +290,7 @@ class Limiter:
             waiter.set_result("late")
             self._queue.gave_up(waiter.line)
 
-    def line_of(self, key: Hashable) -> Line:
+    def _line_of(self, key: Hashable) -> Line:
         """Return the line of `key`, a new one for a new key."""
         line = self._lines.get(key)
         if line is None:
@@ -357,7 +357,7 @@ class Slot:
 
     async def __aenter__(self) -> None:
         limiter = self._limiter
-        line = self._line = limiter._line if self._key is None else limiter.line_of(self._key)
+        line = self._line = limiter._line if self._key is None else limiter._line_of(self._key)
         left = remaining()
         if limiter._free > 0 and line.in_use < line.most and (left is None or left > 0.0):
             limiter._free -= 1
