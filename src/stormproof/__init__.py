@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from .upstream import CircuitBreaker as CircuitBreaker
     from .upstream import Hedge as Hedge
     from .upstream import Retry as Retry
+    from .upstream import SingleFlight as SingleFlight
+    from .upstream import StaleCache as StaleCache
     from .upstream import Upstream as Upstream
+    from .upstream import fan_out as fan_out
     from .upstream._aiohttp import AiohttpTransport as AiohttpTransport
 
 # Names are loaded when they are first used: a room whose extra is not installed costs nothing,
@@ -55,9 +58,12 @@ _HOMES = {
     "RowsResponse": ("stream", None),
     "SSEResponse": ("stream", None),
     "ServerEvent": ("stream", None),
+    "SingleFlight": ("upstream", "upstream"),
+    "StaleCache": ("upstream", "upstream"),
     "Tasks": ("tasks", None),
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
+    "fan_out": ("upstream", "upstream"),
     "install": ("fastapi", None),
     "rate_limit": ("fastapi", None),
     "read_session": ("fastapi", None),

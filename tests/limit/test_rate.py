@@ -6,7 +6,7 @@ import re
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import stormproof
@@ -38,6 +38,7 @@ def test_a_whole_quota_at_once_and_then_one_call_each_interval() -> None:
     seconds=st.floats(0.1, 100),
     pauses=st.lists(st.floats(0, 50), max_size=200),
 )
+@example(calls=1, seconds=1.0, pauses=[0.0, 0.0])
 def test_calls_never_exceed_the_burst_and_what_was_earned_since(
     calls: int, seconds: float, pauses: list[float]
 ) -> None:

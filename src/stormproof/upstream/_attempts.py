@@ -10,6 +10,7 @@ from stormproof.errors import CircuitOpen
 from ._breaker import Circuit, CircuitBreaker, Permit
 from ._budget import Budget
 from ._client import Client, repeated
+from ._clock import LoopClock
 from ._faults import Fault, fault_of
 from ._hedge import Hedge, first_good
 from ._latency import RotatingQuantile
@@ -25,14 +26,6 @@ _TIMER_EARLY = 0.002
 _CONNECTED = frozenset(
     ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete")
 )
-
-
-class LoopClock:
-    """The running loop's clock, by which an upstream counts its calls' time."""
-
-    def now(self) -> float:
-        """Return the loop's time, in seconds."""
-        return asyncio.get_running_loop().time()
 
 
 class Limit(Protocol):

@@ -1,8 +1,10 @@
 """Calls: one answer within one total time, counted, and what goes wrong as an error of ours."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from stormproof._core import events
@@ -11,6 +13,7 @@ from stormproof.errors import StormproofError, UpstreamFailed, UpstreamTimeout
 from . import _faults as faults
 from ._attempts import Attempts
 from ._client import Client
+from ._fan_out import run_parts
 from ._faults import Fault
 from ._statistics import Counts
 
@@ -83,24 +86,36 @@ class Calls:
             raise self._noted(faults.failed(self._name, call.request, cause), began_at)
         return response
 
-    async def outcomes(self, client: Client, calls: Mapping[str, Call]) -> dict[str, Any]:
+    async def outcomes(
+        self,
+        client: Client,
+        calls: Mapping[str, Call],
+        *,
+        required: Collection[str],
+        width: int | None,
+    ) -> dict[str, Any]:
         """Return answer or error of each call, in their order; all have ended by then.
 
-        Cancelled: all calls are cancelled and awaited.
+        The calls have one time together. Cancelled: all calls are cancelled and awaited.
+        Raises the first error of a required call.
         """
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
 
-        async def outcome(call: Call) -> Any:
-            try:
-                return await self.answer(client, call)
-            except StormproofError as exc:
-                return exc
+        async def part(call: Call) -> Any:
+            left = call.seconds - (loop.time() - began_at)
+            return await self.answer(client, replace(call, seconds=max(0.0, left)))
 
-        async with asyncio.TaskGroup() as group:
-            tasks = {
-                name: group.create_task(outcome(call), name=f"{self._name} {name}")
-                for name, call in calls.items()
-            }
-        return {name: task.result() for name, task in tasks.items()}
+        results = await run_parts(
+            {name: partial(part, call) for name, call in calls.items()},
+            required=required,
+            seconds=math.inf,  # each call has its own end, and says more about it
+            width=width,
+        )
+        for result in results.values():
+            if result.error is not None and not isinstance(result.error, StormproofError):
+                raise result.error
+        return {name: results[name].error or results[name].value for name in calls}
 
     def _error(self, call: Call, error: Exception) -> UpstreamFailed | UpstreamTimeout | None:
         """Return the error of ours for what a call ended in; None: it is not the upstream's."""

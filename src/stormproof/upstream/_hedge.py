@@ -90,12 +90,14 @@ async def first_good(
     # A task group, because it awaits what it cancelled also when it is cancelled meanwhile.
     async with asyncio.TaskGroup() as group:
         tasks: list[_Task] = [group.create_task(first())]
+        winner = tasks[0]
         await asyncio.wait(tasks, timeout=delay)
-        if not tasks[0].done() and may_hedge():
-            tasks.append(group.create_task(second()))
-        winner = await _winner(tasks)
-        for task in tasks:
-            task.cancel()
+        if not winner.done():
+            if may_hedge():
+                tasks.append(group.create_task(second()))
+            winner = await _winner(tasks)
+            for task in tasks:
+                task.cancel()
     return winner.result(), winner is not tasks[0]
 
 

@@ -1,7 +1,7 @@
 """The upstream: one HTTP client for the service's life, total timeouts, and partial fan-out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeAlias, cast, overload
 
@@ -16,6 +16,7 @@ from ._breaker import CircuitBreaker
 from ._budget import Budget
 from ._calls import Call, Calls
 from ._client import Client, built_client, checked_client, has_whole_body
+from ._fan_out import check_names, check_width
 from ._faults import too_few
 from ._gathered import Gathered
 from ._hedge import Hedge
@@ -261,6 +262,8 @@ class Upstream:
         *,
         timeout: float | None = None,
         min_success: int = 1,
+        required: Collection[str] = (),
+        width: int | None = None,
         raise_for_status: bool = True,
     ) -> Gathered: ...
 
@@ -270,6 +273,8 @@ class Upstream:
         *urls: str,
         timeout: float | None = None,
         min_success: int = 1,
+        required: Collection[str] = (),
+        width: int | None = None,
         raise_for_status: bool = True,
     ) -> Gathered: ...
 
@@ -278,6 +283,8 @@ class Upstream:
         *calls: Mapping[str, Target] | str,
         timeout: float | None = None,
         min_success: int = 1,
+        required: Collection[str] = (),
+        width: int | None = None,
         raise_for_status: bool = True,
     ) -> Gathered:
         """Make several calls at once and return what came within one shared time.
@@ -290,17 +297,22 @@ class Upstream:
             *calls: A mapping from name to URL (GET) or request (see `build_request`); or URLs,
                 which are their own names.
             timeout: Seconds for all of them together, instead of the upstream's.
-            min_success: How many must succeed; 0 never raises for failed calls.
+            min_success: How many must succeed; 0 never raises for failed optional calls.
+            required: Names of calls whose failure cancels the rest and is raised.
+            width: How many are made at once, in order; None: all.
             raise_for_status: Whether an answer other than 2xx is an error.
 
         Raises:
             UpstreamTimeout: Fewer than `min_success` succeeded, and all others were late.
             UpstreamFailed: Fewer than `min_success` succeeded.
-            InvalidSetting: A URL, `timeout` or `min_success` cannot be used.
+            StormproofError: What a required call failed by.
+            InvalidSetting: A URL, a name or a number cannot be used.
             NotStarted: The upstream is not open.
         """
         client = self._opened()
         requests = self._requests(calls)
+        check_names(requests, required)
+        check_width(width)
         if not 0 <= min_success <= max(1, len(requests)):
             raise InvalidSetting(
                 f"gather(min_success={min_success!r}) must be between 0 and the number of calls, "
@@ -310,6 +322,8 @@ class Upstream:
         outcomes = await self._calls.outcomes(
             client,
             {n: self._call(r, seconds, raise_for_status, None) for n, r in requests.items()},
+            required=required,
+            width=width,
         )
         values = {n: out for n, out in outcomes.items() if not isinstance(out, StormproofError)}
         errors = {n: out for n, out in outcomes.items() if isinstance(out, StormproofError)}
