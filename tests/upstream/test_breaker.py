@@ -273,7 +273,7 @@ def test_cancelled_probe_leaves_room_for_the_next() -> None:
 
 
 def test_shed_calls_say_nothing_about_the_upstream() -> None:
-    limit = Limiter(1, max_queue=0)
+    limit = Limiter(1, max_wait=0.0)
 
     async def main(upstream: Upstream) -> None:
         async with limit.slot():

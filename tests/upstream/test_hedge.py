@@ -164,7 +164,7 @@ def test_hedge_that_would_come_after_the_time_is_not_sent() -> None:
 
 
 def test_hedge_and_first_each_hold_a_slot_and_give_it_back() -> None:
-    limit = Limiter(2, max_queue=0)
+    limit = Limiter(2, max_wait=0.0)
     script = Script([*USUAL, Step(200, delay=9.0), Step(201, delay=1.0)])
 
     async def main(upstream: Upstream) -> None:
@@ -179,7 +179,7 @@ def test_hedge_and_first_each_hold_a_slot_and_give_it_back() -> None:
 
 
 def test_hedge_that_finds_no_slot_leaves_the_first_to_answer() -> None:
-    limit = Limiter(1, max_queue=0)
+    limit = Limiter(1, max_wait=0.0)
     script = Script([*USUAL, Step(201, delay=1.0)])
     assert play(script, then_get, hedge=HEDGE, limit=limit).status_code == 201
 

@@ -185,7 +185,7 @@ def test_budget_is_shared_by_all_who_hold_it() -> None:
 
 
 def test_slot_is_not_held_in_the_pause_and_a_shed_call_is_not_tried_again() -> None:
-    limit = Limiter(1, max_queue=0, max_wait=0.0)
+    limit = Limiter(1, max_wait=0.0)
 
     async def main(upstream: Upstream) -> None:
         first = asyncio.create_task(upstream.get("/"))
