@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from .fastapi import BackgroundTasks as BackgroundTasks
     from .fastapi import background as background
     from .fastapi import install as install
+    from .fastapi import rate_limit as rate_limit
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
     from .fastapi import session as session
     from .limit import Adaptive as Adaptive
+    from .limit import Admission as Admission
+    from .limit import AdmissionRule as AdmissionRule
     from .limit import Limiter as Limiter
+    from .limit import RateLimit as RateLimit
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
@@ -35,8 +39,10 @@ if TYPE_CHECKING:
 # Names are loaded when they are first used: a room whose extra is not installed costs nothing,
 # and using it says which extra to install.
 _HOMES = {
-    "AiohttpTransport": ("upstream._aiohttp", "aiohttp"),
     "Adaptive": ("limit", None),
+    "Admission": ("limit", None),
+    "AdmissionRule": ("limit", None),
+    "AiohttpTransport": ("upstream._aiohttp", "aiohttp"),
     "BackgroundTasks": ("fastapi", None),
     "Budget": ("upstream", "upstream"),
     "CircuitBreaker": ("upstream", "upstream"),
@@ -47,6 +53,7 @@ _HOMES = {
     "Loss": ("_core.lifecycle", None),
     "Part": ("_core.lifecycle", None),
     "Phase": ("_core.lifecycle", None),
+    "RateLimit": ("limit", None),
     "Retry": ("upstream", "upstream"),
     "RowsResponse": ("stream", None),
     "SSEResponse": ("stream", None),
@@ -58,6 +65,7 @@ _HOMES = {
     "background": ("fastapi", None),
     "fan_out": ("upstream", "upstream"),
     "install": ("fastapi", None),
+    "rate_limit": ("fastapi", None),
     "read_session": ("fastapi", None),
     "remaining": ("_core.deadline", None),
     "route_deadline": ("fastapi", None),

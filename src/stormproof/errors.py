@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 PROBLEM_JSON = "application/problem+json"
@@ -104,6 +105,26 @@ class Draining(StormproofError):
     code, status, title = "SP202", 503, "Shutting down"
 
 
+class RateLimited(StormproofError):
+    """A caller made more calls than its rate limit allows.
+
+    Attributes:
+        fields: The response headers that tell the caller of its quota.
+    """
+
+    code, status, title = "SP203", 429, "Too many requests"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        fields: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.fields = fields
+
+
 class DeadlineExceeded(StormproofError, TimeoutError):
     """The request's deadline passed before the answer was ready."""
 
@@ -139,6 +160,18 @@ class DatabaseUnavailable(StormproofError, ConnectionError):
     """The database could not be reached, or went away in the middle."""
 
     code, status, title = "SP405", 503, "Database unavailable"
+
+
+class UncommittedWork(StormproofError, RuntimeError):
+    """A session was to give its connection back in the middle of changes."""
+
+    code, title = "SP406", "Uncommitted work"
+
+
+class TransactionConflict(CommitFailed):
+    """Another transaction was in the way: nothing is stored, and trying again may succeed."""
+
+    code, status, title = "SP407", 503, "Transaction conflict"
 
 
 class UpstreamFailed(StormproofError, ConnectionError):
@@ -180,9 +213,12 @@ class CouldNotProve(StormproofError, RuntimeError):
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 
-    Retry-After is rounded up to whole seconds, at least 1 (RFC 9110, 10.2.3).
+    Retry-After is rounded up to whole seconds, at least 1 (RFC 9110, 10.2.3). What a rate limit
+    has to say goes with it.
     """
     headers = [(b"content-type", PROBLEM_JSON.encode()), (b"cache-control", b"no-store")]
+    if isinstance(error, RateLimited):
+        headers.extend(error.fields)
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     return headers

@@ -12,7 +12,7 @@ from fastapi.routing import iter_route_contexts
 
 from ._core.asgi import LIFECYCLE_KEY, ASGIApp
 from ._core.lifecycle import Lifecycle, Part, Phase
-from .deadline import DeadlineMiddleware, limit_request
+from .deadline import DeadlineMiddleware, limit_request, thread_of
 from .errors import (
     PROBLEM_JSON,
     AlreadyInstalled,
@@ -23,6 +23,7 @@ from .errors import (
     problem_headers,
 )
 from .lifecycle import Drain, LifecycleMiddleware, drain_on_signals, opened
+from .limit import Adaptive, Admission, AdmissionMiddleware, Limiter, RateLimit
 from .settings import load_settings
 from .tasks import Batch, ConfiguredTasks, Tasks
 
@@ -59,6 +60,7 @@ def install(
     grace: float | None = None,
     prestop: float | None = None,
     deadline: float | None = None,
+    admission: Admission | Limiter | Adaptive | None = None,
 ) -> Lifecycle:
     """Give `app` a lifecycle: deadlines, health routes, a drain at SIGTERM, problem+json errors.
 
@@ -72,6 +74,7 @@ def install(
         grace: Seconds from SIGTERM to the end of everything; default 30.
         prestop: Seconds of lame duck at its beginning; default 5.
         deadline: Seconds a request may take to its first byte; default 30.
+        admission: What each request needs a slot of before the app sees it; default none.
 
     What is None comes from `STORMPROOF_GRACE`, `STORMPROOF_PRESTOP`, `STORMPROOF_DEADLINE`,
     then from `[tool.stormproof]` in `pyproject.toml`, then from the defaults.
@@ -91,7 +94,8 @@ def install(
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
     _wrap_lifespan(app, drain)
-    _wrap_middleware(app, drain, settings.deadline)
+    admission = _checked_admission(admission, lifecycle)
+    _wrap_middleware(app, drain, settings.deadline, admission)
     _wrap_openapi(app)
     app.add_exception_handler(StormproofError, _as_problem)
     return lifecycle
@@ -243,6 +247,25 @@ def route_deadline(seconds: float) -> Any:
     return Depends(shorten_deadline)
 
 
+def rate_limit(limit: RateLimit) -> Any:
+    """Return a dependency that counts each call of its route against `limit`.
+
+    To be used as `@app.get("/search", dependencies=[stormproof.rate_limit(searches)])`.
+    The answer says what is left of the quota (`RateLimit`, `RateLimit-Policy`), but not where
+    the endpoint returns a `Response` of its own. For whole paths, `AdmissionRule(rate=...)` is
+    cheaper, and comes before other dependencies.
+
+    Raises (in the request):
+        RateLimited: The caller is over its quota (429).
+    """
+
+    async def count(request: Request, response: Response) -> None:
+        for name, value in limit.check(request.scope):
+            response.headers[name.decode()] = value.decode()
+
+    return Depends(count)
+
+
 def _check(app: FastAPI, parts: tuple[Part, ...]) -> None:
     if not isinstance(app, FastAPI):
         raise InvalidSetting(f"install() wants a FastAPI app; got {type(app).__name__}")
@@ -287,12 +310,33 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
     app.router.lifespan_context = lifespan
 
 
-def _wrap_middleware(app: FastAPI, drain: Drain, deadline: float) -> None:
+def _checked_admission(
+    admission: Admission | Limiter | Adaptive | None, lifecycle: Lifecycle
+) -> Admission | None:
+    if isinstance(admission, Limiter | Adaptive):
+        admission = Admission(admission)
+    if isinstance(admission, Admission):
+        admission.report_to(lifecycle.events)
+    elif admission is not None:
+        raise InvalidSetting(
+            f"admission must be an Admission or a Limiter, not {type(admission).__name__}"
+        )
+    return admission
+
+
+def _wrap_middleware(
+    app: FastAPI, drain: Drain, deadline: float, admission: Admission | None
+) -> None:
     """Put our middleware around the whole stack, also around what the user adds later."""
     build_own: Callable[[], ASGIApp] = app.build_middleware_stack
 
     def build() -> ASGIApp:
-        inner = DeadlineMiddleware(build_own(), default=deadline, events=drain.lifecycle.events)
+        inner = build_own()
+        if admission is not None:
+            inner = AdmissionMiddleware(
+                inner, admission=admission, may_cancel=lambda task: thread_of(task) is None
+            )
+        inner = DeadlineMiddleware(inner, default=deadline, events=drain.lifecycle.events)
         return LifecycleMiddleware(inner, drain=drain, own_paths=_own_paths(app))
 
     # An attribute of this one app: no class is patched.

@@ -92,6 +92,14 @@ class SlotRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RateRefused(Event):
+    """A caller was over its rate limit; its next call is allowed in `retry_after` seconds."""
+
+    limit: str
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
 class PoolWaitExpired(Event):
     """No database connection came free within `waited` seconds."""
 
@@ -104,6 +112,51 @@ class CommitFailed(Event):
     """A COMMIT failed, so the caller was told so; `cause` is the driver's sentence."""
 
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLeftIdle(Event):
+    """A database connection is held, and has not been used for `idle` seconds; told once.
+
+    `route` is the request it was taken for, `place` the line its task waits at, `stack` the
+    lines that led to the checkout (with `trace`).
+    """
+
+    route: str | None
+    task: str
+    idle: float
+    place: str | None
+    stack: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLeaked(Event):
+    """A request ended without giving its connection back; it was taken back after `held` seconds.
+
+    `stack`: the lines that led to the checkout (with `trace`).
+    """
+
+    route: str | None
+    task: str
+    held: float
+    stack: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRetried(Event):
+    """A unit of work is run again, for the `number`th time, because of another transaction."""
+
+    name: str
+    number: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitCallbackFailed(Event):
+    """What was to follow a COMMIT raised or was cut; the COMMIT itself stands."""
+
+    callback: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True)

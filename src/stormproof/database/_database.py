@@ -1,26 +1,40 @@
 """The database of a service: an engine, its pool, and the units of work on it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stormproof import errors
-from stormproof._core.events import CommitFailed, Events, PoolWaitExpired
-from stormproof._core.lifecycle import Lifecycle, Loss
+from stormproof._core.events import Events, PoolWaitExpired
+from stormproof._core.lifecycle import InFlight, Lifecycle, Loss
 
-from ._faults import first_line, is_connection_lost, unavailable, unreachable
-from ._pool import Checkout, Gate, GatedPool, PoolStatistics
+from ._engine import new_engine, read_only_options
+from ._faults import first_line
+from ._gate import Gate
+from ._ledger import Holder, Ledger, UseTime
+from ._pool import GatedPool, PoolStatistics, urgent
+from ._retry import Retries
 from ._session import DatabaseSession
-from ._settings import check_pool, check_unready_after, checked_options, parsed_url, place
+from ._settings import (
+    check_pool,
+    check_reserve,
+    check_seconds,
+    check_unready_after,
+    checked_options,
+    parsed_url,
+    place,
+)
+from ._unit import UnitOfWork
 from ._watch import Watch
 
-_CONNECT_TIMEOUT = 5.0
+_log = logging.getLogger("stormproof")
+
+_FIRST_PAUSE = 0.1
 
 
 class Database:
@@ -37,7 +51,15 @@ class Database:
         max_overflow: Connections opened beyond that while many are needed, 0 or more.
         max_wait: Longest wait for a connection, in seconds; 0 means not to wait. The deadline
             of the request shortens it.
-        pre_ping: Whether a connection is tested when it is taken from the pool.
+        reserve: Connections that only requests whose response has not begun may take, 0 or more:
+            streams and background work can never take all.
+        wait_for_start: Seconds for which the first connect is repeated, for a server that is
+            starting, too; 0 means to try once.
+        pre_ping: Whether a connection is tested when it is taken from the pool: always whether
+            it was closed, and after 0.1 s of rest whether the server answers.
+        idle_in_transaction: Seconds without a statement after which a holder is reported, once,
+            by a log line and the event `ConnectionLeftIdle`; None for never.
+        trace: Whether to note the stack at each checkout, for the reports (about 20 µs each).
         unready_after: Seconds without a connection to be had after which `/readyz` answers 503,
             until there is one again; at least about 1.5 s pass, for it is looked once a second.
             None: the service is ready without this database.
@@ -56,12 +78,19 @@ class Database:
         pool_size: int = 20,
         max_overflow: int = 10,
         max_wait: float = 2.0,
+        reserve: int = 0,
+        wait_for_start: float = 0.0,
         pre_ping: bool = True,
+        idle_in_transaction: float | None = 5.0,
+        trace: bool = False,
         unready_after: float | None = 1.0,
         engine_options: Mapping[str, Any] | None = None,
         name: str = "database",
     ) -> None:
         check_pool(pool_size, max_overflow, max_wait)
+        check_reserve(reserve, pool_size + max_overflow)
+        check_seconds("wait_for_start", wait_for_start or None)
+        check_seconds("idle_in_transaction", idle_in_transaction)
         check_unready_after(unready_after)
         options = checked_options(engine_options)
         self._url = parsed_url(url)
@@ -72,12 +101,21 @@ class Database:
         self._unready_after = unready_after
         self._watch: Watch | None = None
         self._is_open = False
-        self._out: dict[Any, Checkout] = {}
+        self._wait_for_start = wait_for_start
+        self._lifecycle: Lifecycle | None = None
+        self._ledger = Ledger(
+            name=name,
+            idle_limit=idle_in_transaction,
+            trace=trace,
+            emit=lambda happened: self._events.emit(happened),
+            is_in_flight=self._is_in_flight,
+        )
         self._gate = self._new_gate(
             pool_size + max_overflow,
             max_wait,
             f"the connections of {name!r}",
             "hold sessions for less time, enlarge the pool, or limit requests earlier",
+            reserve=reserve,
         )
         self._writers = self._new_gate(
             1,
@@ -85,8 +123,16 @@ class Database:
             f"the one writer of SQLite at {self._place}",
             "write in shorter units of work, read with read_session(), or move to PostgreSQL",
         )
-        self._is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._engine = self._new_engine(options, pool_size, max_overflow, pre_ping)
+        self._engine = new_engine(
+            self._url,
+            options,
+            pool_size=pool_size,
+            max_overflow=max_overflow,
+            pre_ping=pre_ping,
+            gate=self._gate,
+            writers=self._writers,
+            ledger=self._ledger,
+        )
 
     def __repr__(self) -> str:
         return f"Database({self._url.render_as_string(hide_password=True)!r})"
@@ -129,7 +175,26 @@ class Database:
         As `session`, but on SQLite it waits for no writer and holds none up. What it reads is
         one snapshot on SQLite; on PostgreSQL it is a READ ONLY transaction.
         """
-        return self._unit_of_work(self._read_only)
+        return self._unit_of_work(read_only_options(self._url))
+
+    def transaction(self, *, retries: int = 3) -> Retries:
+        """Return a decorator that runs an async function as a unit of work, again if need be.
+
+        The function gets the session as its first argument; who calls it leaves that out. When
+        another transaction was in the way (a serialization failure or a deadlock of PostgreSQL,
+        the lock of SQLite), everything it did is undone and it is called again, after a short
+        random pause, at most `retries` times and never past the deadline. It is not called
+        again when it has committed in its middle. What it does outside of the database it does
+        again: put that into `session.on_commit`.
+
+        Args:
+            retries: How often it is repeated at most, 0 or more.
+
+        Raises (when it is called):
+            TransactionConflict: It was repeated as often as it may be; nothing is stored.
+            All that `session` raises.
+        """
+        return Retries(lambda: self._unit_of_work({}), retries=retries, events=lambda: self._events)
 
     def statistics(self) -> PoolStatistics:
         """Return the pool's numbers of this moment."""
@@ -143,18 +208,31 @@ class Database:
             timeouts=self._gate.timeouts + self._writers.timeouts,
         )
 
+    def holders(self) -> tuple[Holder, ...]:
+        """Return who holds a connection at this moment, the longest first."""
+        return self._ledger.holders()
+
+    def use_time(self) -> Mapping[str, UseTime]:
+        """Return how connections were used since the start, by method and route template.
+
+        What no request asked for is under "no request", what matched no route under "no route".
+        Which routes hold connections longest is where a pool is won back.
+        """
+        return self._ledger.use_time()
+
     async def open(self, lifecycle: Lifecycle) -> None:
         """Connect once, so that a wrong URL or a dead server stops the start; then keep watch.
 
-        Waits at most 5 s for the server. Cancelled: nothing is left open. From here to the drain
-        a task looks once a second whether a connection can be had: see `unready_after`.
+        Waits at most 5 s for the server, and tries again for `wait_for_start`. Cancelled: nothing
+        is left open. From here to the drain a task looks once a second whether a connection can
+        be had: see `unready_after`.
 
         Raises:
             DatabaseUnavailable: The server cannot be reached or refused us.
             StartFailed: It was reached, but does not work with these settings.
         """
-        self._events = lifecycle.events
-        await self._connect_once()
+        self._events, self._lifecycle = lifecycle.events, lifecycle
+        await self._start()
         if self._unready_after is not None:
             self._watch = Watch(
                 self._gate,
@@ -163,6 +241,20 @@ class Database:
                 unready_after=self._unready_after,
                 lifecycle=lifecycle,
             )
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_at, pause = loop.time() + self._wait_for_start, _FIRST_PAUSE
+        while True:
+            try:
+                return await self._connect_once()
+            except errors.DatabaseUnavailable as error:
+                left = give_up_at - loop.time()
+                if left <= 0:
+                    raise
+                _log.warning("%s: %s; trying again for %.1f s", self._name, error, left)
+                await asyncio.sleep(min(pause, left))
+                pause = min(pause * 2, 1.0)
 
     async def _connect_once(self) -> None:
         try:
@@ -192,19 +284,20 @@ class Database:
         except TimeoutError:
             now = loop.time()
             return [
-                Loss("part", self._name, now - out.at, f"a connection taken by {out.task!r}")
-                for out in self._out.values()
+                Loss("part", self._name, now - out.at, f"a connection taken by {out.task_name!r}")
+                for out in self._ledger.out.values()
             ]
         return []
 
     async def close(self) -> None:
         """Close idle connections now and those in use when they come back; twice is harmless."""
         self._is_open = False
+        self._ledger.stop()
         await self._end_watch()
         await self._engine.dispose()
 
     async def __aenter__(self) -> "Database":
-        await self._connect_once()
+        await self._start()
         return self
 
     async def __aexit__(
@@ -216,6 +309,7 @@ class Database:
         await self.close()
 
     async def _ask_server(self) -> None:
+        urgent.set(True)  # in the task of the probe alone
         async with self._engine.connect() as connection:
             # Without a transaction, which on SQLite would wait for the writer.
             alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -225,79 +319,31 @@ class Database:
         if self._watch is not None:
             await self._watch.stop()
 
-    @asynccontextmanager
-    async def _unit_of_work(self, options: Mapping[str, Any]) -> AsyncIterator[DatabaseSession]:
+    def _unit_of_work(self, options: Mapping[str, Any]) -> UnitOfWork:
         if not self._is_open:
             raise errors.NotStarted(
                 f"{self._name!r} ({self._place}) is not open; pass it to install(), "
                 "or use it inside `async with database:`"
             )
-        session = DatabaseSession(self._engine, place=self._place, options=options)
-        try:
-            yield session
-            await session.commit()
-        except errors.CommitFailed as error:
-            self._events.emit(CommitFailed(error.message))
-            raise
-        except DBAPIError as error:
-            if not is_connection_lost(error):
-                raise
-            raise unavailable(self._place, error) from error
-        finally:
-            await session.end()
+        session = DatabaseSession(
+            self._engine, place=self._place, options=options, events=self._events
+        )
+        return UnitOfWork(session, self._events)
 
-    def _new_gate(self, capacity: int, max_wait: float, what: str, advice: str) -> Gate:
+    def _is_in_flight(self, request: InFlight) -> bool:
+        return self._lifecycle is None or request in self._lifecycle.requests
+
+    def _new_gate(
+        self, capacity: int, max_wait: float, what: str, advice: str, reserve: int = 0
+    ) -> Gate:
         def expired(waited: float) -> None:
             self._events.emit(PoolWaitExpired(waited, capacity))
 
-        return Gate(capacity, max_wait=max_wait, what=what, advice=advice, on_timeout=expired)
-
-    def _new_engine(
-        self, options: dict[str, Any], pool_size: int, max_overflow: int, pre_ping: bool
-    ) -> AsyncEngine:
-        ours = {
-            "pool_size": pool_size,
-            "max_overflow": max_overflow,
-            "pool_pre_ping": pre_ping,
-            "poolclass": GatedPool,
-            "connect_args": self._connect_arguments(options.pop("connect_args", {})),
-        }
-        try:
-            engine = create_async_engine(self._url, **ours, **options)
-        except (ArgumentError, TypeError) as error:
-            raise errors.InvalidSetting(f"engine_options: {first_line(error)}") from error
-        assert isinstance(engine.pool, GatedPool)
-        engine.pool.adopt(self._gate, self._out)
-        self._name_unreachable(engine)
-        if self._is_sqlite:
-            from ._sqlite import isolate
-
-            isolate(engine, self._writers, self._place)
-        return engine
-
-    def _connect_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._is_sqlite:
-            return {"timeout": _CONNECT_TIMEOUT, **given}
-        from ._sqlite import connector
-
-        # The driver must not begin transactions of its own accord: we begin them.
-        busy_ms = round(self._gate.max_wait * 1000)
-        return {**given, "async_creator_fn": connector(busy_ms), "isolation_level": None}
-
-    @property
-    def _read_only(self) -> Mapping[str, Any]:
-        if not self._is_sqlite:
-            return {"postgresql_readonly": True}
-        from ._sqlite import READ_ONLY
-
-        return {READ_ONLY: True}
-
-    def _name_unreachable(self, engine: AsyncEngine) -> None:
-        """Turn what the driver raises while connecting into one sentence with the place."""
-
-        @event.listens_for(engine.sync_engine, "do_connect")
-        def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
-            try:
-                return dialect.connect(*arguments, **keywords)
-            except (OSError, dialect.loaded_dbapi.Error) as error:
-                raise unreachable(self._place, error) from error
+        return Gate(
+            capacity,
+            max_wait=max_wait,
+            what=what,
+            advice=advice,
+            on_timeout=expired,
+            reserve=reserve,
+        )

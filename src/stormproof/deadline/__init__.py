@@ -3,6 +3,7 @@
 from stormproof._core.deadline import remaining as remaining
 
 from ._block import deadline as deadline
+from ._in_thread import thread_of as thread_of
 from ._middleware import TIMEOUT_HEADER as TIMEOUT_HEADER
 from ._middleware import DeadlineMiddleware as DeadlineMiddleware
 from ._request import DEADLINE_KEY as DEADLINE_KEY
@@ -17,4 +18,5 @@ __all__ = (
     "deadline",
     "limit_request",
     "remaining",
+    "thread_of",
 )

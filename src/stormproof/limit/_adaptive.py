@@ -119,6 +119,15 @@ class Adaptive:
         """The slots there are now."""
         return self.limiter.capacity
 
+    @property
+    def events(self) -> Events | None:
+        """Where `SlotRefused` goes."""
+        return self.limiter.events
+
+    @events.setter
+    def events(self, events: Events | None) -> None:
+        self.limiter.events = events
+
     def slot(
         self, key: Hashable | None = None, priority: int = 0
     ) -> AbstractAsyncContextManager[None]:

@@ -1,0 +1,177 @@
+"""The engine: SQLAlchemy's, with our pool, our transactions and our sentences."""
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from stormproof.errors import InvalidSetting
+
+from ._faults import first_line, unreachable
+from ._gate import Gate
+from ._ledger import CHECKOUT, Ledger
+from ._pool import BACK_AT, GatedPool
+from ._settings import place
+
+_CONNECT_TIMEOUT = 5.0
+_FRESH = 0.1
+"""Seconds in the pool after which a connection is pinged before it is used again."""
+
+
+def new_engine(
+    url: URL,
+    options: dict[str, Any],
+    *,
+    pool_size: int,
+    max_overflow: int,
+    pre_ping: bool,
+    gate: Gate,
+    writers: Gate,
+    ledger: Ledger,
+) -> AsyncEngine:
+    """Return the engine for `url`; it connects to nothing yet.
+
+    Args:
+        url: Where the database is, with the driver.
+        options: Further arguments of `create_async_engine`.
+        pool_size: As of `Database`.
+        max_overflow: As of `Database`.
+        pre_ping: As of `Database`.
+        gate: What each connection is waited for at.
+        writers: What SQLite's writers wait at.
+        ledger: Where the pool notes each checkout.
+
+    Raises:
+        InvalidSetting: SQLAlchemy refuses an option.
+    """
+    ours = {
+        "pool_size": pool_size,
+        "max_overflow": max_overflow,
+        "poolclass": GatedPool,
+        "connect_args": _connect_arguments(url, options.pop("connect_args", {}), gate),
+    }
+    try:
+        engine = create_async_engine(url, **ours, **options)
+    except (ArgumentError, TypeError) as error:
+        raise InvalidSetting(f"engine_options: {first_line(error)}") from error
+    assert isinstance(engine.pool, GatedPool)
+    engine.pool.adopt(gate, ledger)
+    _name_unreachable(engine, place(url))
+    if _is_sqlite(url):
+        from ._sqlite import isolate
+
+        isolate(engine, writers, place(url))
+    _note_statements(engine, _before(url))
+    _test_connections(engine, idle_for=_FRESH if pre_ping else math.inf)
+    return engine
+
+
+def read_only_options(url: URL) -> Mapping[str, Any]:
+    """Return the execution options of a transaction that the database lets only read."""
+    if not _is_sqlite(url):
+        return {"postgresql_readonly": True}
+    from ._sqlite import READ_ONLY
+
+    return {READ_ONLY: True}
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
+    if url.drivername == "postgresql+asyncpg":
+        from ._postgres import DeadlineConnection
+
+        return {"timeout": _CONNECT_TIMEOUT, "connection_class": DeadlineConnection, **given}
+    if not _is_sqlite(url):
+        return dict(given)
+    from ._sqlite import connector
+
+    # The driver must not begin transactions of its own accord: we begin them.
+    busy_ms = round(gate.max_wait * 1000)
+    return {**given, "async_creator_fn": connector(busy_ms), "isolation_level": None}
+
+
+def _name_unreachable(engine: AsyncEngine, where: str) -> None:
+    """Turn what the driver raises while connecting into one sentence with the place."""
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
+        try:
+            adapted = dialect.connect(*arguments, **keywords)
+            learn = getattr(adapted.driver_connection, "learn", None)
+            if learn is not None:
+                adapted.run_async(lambda _: learn(_CONNECT_TIMEOUT))
+            return adapted
+        except (OSError, dialect.loaded_dbapi.Error) as error:
+            raise unreachable(where, error) from error
+
+
+def _before(url: URL) -> Callable[[Connection], None] | None:
+    """Return what is to be done before a statement, if anything."""
+    if url.drivername != "postgresql+asyncpg":
+        return None
+    from ._postgres import shorten_timeout
+
+    return shorten_timeout
+
+
+def _note_statements(engine: AsyncEngine, prepare: Callable[[Connection], None] | None) -> None:
+    """Note in the ledger when a statement runs and when the connection is idle."""
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def before(connection: Connection, *_: object) -> None:
+        _note(connection, None)
+        if prepare is not None:
+            prepare(connection)
+
+    @event.listens_for(engine.sync_engine, "after_cursor_execute")
+    def after(connection: Connection, *_: object) -> None:
+        _note(connection, asyncio.get_running_loop().time())
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def failed(context: ExceptionContext) -> None:
+        if context.connection is not None and not context.connection.invalidated:
+            _note(context.connection, asyncio.get_running_loop().time())
+
+
+def _note(connection: Connection, idle_at: float | None) -> None:
+    info = connection.connection.record_info
+    checkout = None if info is None else info.get(CHECKOUT)
+    if checkout is not None:
+        checkout.idle_at = idle_at
+
+
+def _test_connections(engine: AsyncEngine, *, idle_for: float) -> None:
+    """Replace, when it is taken, a connection that is closed, or does not answer a ping.
+
+    One that came back a moment ago is not pinged: that is three round trips with asyncpg, more
+    than a small statement costs; when the server closed it, it is known without asking.
+    """
+    dialect = engine.dialect
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def checkout(adapted: Any, record: ConnectionPoolEntry, _: object) -> None:
+        back_at = record.info.get(BACK_AT)
+        if back_at is None:
+            return  # it was opened this moment
+        is_closed = getattr(adapted.driver_connection, "is_closed", None)
+        if is_closed is not None and is_closed():
+            raise InvalidatePoolError
+        if is_sqlite or asyncio.get_running_loop().time() - back_at < idle_for:
+            return  # SQLite has nobody at the other end
+        try:
+            dialect.do_ping(adapted)
+        except dialect.loaded_dbapi.Error as error:
+            if not dialect.is_disconnect(error, adapted, None):
+                raise
+            raise InvalidatePoolError from error
+
+    is_sqlite = dialect.name == "sqlite"
