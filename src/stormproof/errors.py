@@ -174,6 +174,12 @@ class TransactionConflict(CommitFailed):
     code, status, title = "SP407", 503, "Transaction conflict"
 
 
+class NoTransaction(StormproofError, RuntimeError):
+    """An autocommit session was asked for what needs a connection that is held."""
+
+    code, title = "SP408", "No transaction"
+
+
 class UpstreamFailed(StormproofError, ConnectionError):
     """An upstream refused, broke off or answered wrongly."""
 
