@@ -61,9 +61,8 @@ class Deadline:
 _current: ContextVar[Deadline | None] = ContextVar("stormproof_deadline", default=None)
 
 
-def current_deadline() -> Deadline | None:
-    """Return the deadline in force here, or None outside of any."""
-    return _current.get()
+current_deadline = _current.get
+"""Return the deadline in force here, or None outside of any."""
 
 
 def remaining() -> float | None:

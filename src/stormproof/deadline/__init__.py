@@ -3,7 +3,7 @@
 from stormproof._core.deadline import remaining as remaining
 
 from ._block import deadline as deadline
-from ._middleware import TIMEOUT_HEADER as TIMEOUT_HEADER
+from ._headers import TIMEOUT_HEADER as TIMEOUT_HEADER
 from ._middleware import DeadlineMiddleware as DeadlineMiddleware
 from ._request import DEADLINE_KEY as DEADLINE_KEY
 from ._request import RequestDeadline as RequestDeadline
