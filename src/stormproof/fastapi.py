@@ -1,6 +1,6 @@
 """Where the rooms meet a FastAPI app: `install()` and the dependencies."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -12,7 +12,12 @@ from fastapi.routing import iter_route_contexts
 
 from ._core.asgi import LIFECYCLE_KEY, ASGIApp
 from ._core.lifecycle import Lifecycle, Part, Phase
-from .deadline import DeadlineMiddleware, limit_request
+from .deadline import (
+    TIMEOUT_HEADER,
+    DeadlineMiddleware,
+    DeadlineStatistics,
+    limit_request,
+)
 from .errors import (
     PROBLEM_JSON,
     AlreadyInstalled,
@@ -35,6 +40,7 @@ P = ParamSpec("P")
 
 _STATE = "stormproof_lifecycle"
 _DRAIN = "stormproof_drain"
+_DEADLINES = "stormproof_deadlines"
 
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -59,6 +65,7 @@ def install(
     grace: float | None = None,
     prestop: float | None = None,
     deadline: float | None = None,
+    deadline_headers: Sequence[str] = (TIMEOUT_HEADER,),
 ) -> Lifecycle:
     """Give `app` a lifecycle: deadlines, health routes, a drain at SIGTERM, problem+json errors.
 
@@ -72,6 +79,8 @@ def install(
         grace: Seconds from SIGTERM to the end of everything; default 30.
         prestop: Seconds of lame duck at its beginning; default 5.
         deadline: Seconds a request may take to its first byte; default 30.
+        deadline_headers: The headers in which callers are trusted to ask for less, as the
+            `headers` of `DeadlineMiddleware`.
 
     What is None comes from `STORMPROOF_GRACE`, `STORMPROOF_PRESTOP`, `STORMPROOF_DEADLINE`,
     then from `[tool.stormproof]` in `pyproject.toml`, then from the defaults.
@@ -84,6 +93,7 @@ def install(
         InvalidSetting: A setting is no number of seconds in its range, or a part is no part.
     """
     _check(app, parts)
+    DeadlineMiddleware(app, headers=deadline_headers)  # says now what is wrong with them
     settings = load_settings(grace=grace, prestop=prestop, deadline=deadline)
     lifecycle = Lifecycle(grace=settings.grace, prestop=settings.prestop)
     lifecycle.parts = parts
@@ -91,7 +101,7 @@ def install(
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
     _wrap_lifespan(app, drain)
-    _wrap_middleware(app, drain, settings.deadline)
+    _wrap_middleware(app, drain, settings.deadline, deadline_headers)
     _wrap_openapi(app)
     app.add_exception_handler(StormproofError, _as_problem)
     return lifecycle
@@ -105,6 +115,17 @@ def installed_lifecycle(app: object) -> Lifecycle | None:
 def installed_drain(app: object) -> Drain | None:
     """Return the drain that `install` gave this app, or None; `serve` begins it for its parent."""
     return getattr(getattr(app, "state", None), _DRAIN, None)
+
+
+def deadline_statistics(app: object) -> DeadlineStatistics:
+    """Return what deadlines have done in this app: who is overdue now, and what was before.
+
+    All zero before the app has begun to serve, and for one without `install`.
+
+    versionadded: 0.1
+    """
+    middleware: DeadlineMiddleware | None = getattr(getattr(app, "state", None), _DEADLINES, None)
+    return DeadlineStatistics(0, 0, 0) if middleware is None else middleware.statistics()
 
 
 def session(database: "Database") -> Any:
@@ -287,12 +308,14 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
     app.router.lifespan_context = lifespan
 
 
-def _wrap_middleware(app: FastAPI, drain: Drain, deadline: float) -> None:
+def _wrap_middleware(app: FastAPI, drain: Drain, deadline: float, headers: Sequence[str]) -> None:
     """Put our middleware around the whole stack, also around what the user adds later."""
     build_own: Callable[[], ASGIApp] = app.build_middleware_stack
 
     def build() -> ASGIApp:
-        inner = DeadlineMiddleware(build_own(), default=deadline, events=drain.lifecycle.events)
+        events = drain.lifecycle.events
+        inner = DeadlineMiddleware(build_own(), default=deadline, headers=headers, events=events)
+        setattr(app.state, _DEADLINES, inner)
         return LifecycleMiddleware(inner, drain=drain, own_paths=_own_paths(app))
 
     # An attribute of this one app: no class is patched.

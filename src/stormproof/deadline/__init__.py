@@ -6,6 +6,7 @@ from ._block import deadline as deadline
 from ._headers import TIMEOUT_HEADER as TIMEOUT_HEADER
 from ._middleware import DeadlineMiddleware as DeadlineMiddleware
 from ._request import DEADLINE_KEY as DEADLINE_KEY
+from ._request import DeadlineStatistics as DeadlineStatistics
 from ._request import RequestDeadline as RequestDeadline
 from ._request import limit_request as limit_request
 
@@ -13,6 +14,7 @@ __all__ = (
     "DEADLINE_KEY",
     "TIMEOUT_HEADER",
     "DeadlineMiddleware",
+    "DeadlineStatistics",
     "RequestDeadline",
     "deadline",
     "limit_request",

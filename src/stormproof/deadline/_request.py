@@ -22,6 +22,30 @@ _EARLY = 0.002  # uvloop counts in whole milliseconds, so its timers may fire a 
 
 
 @dataclass(frozen=True, slots=True)
+class DeadlineStatistics:
+    """What deadlines have done to the requests of one middleware.
+
+    Attributes:
+        overdue: Handlers that still run although their caller's time, and the grace, are over.
+        expired: Requests that met their deadline, answered or not.
+        answered: Those of them that were answered 504 by the middleware.
+    """
+
+    overdue: int
+    expired: int
+    answered: int
+
+
+@dataclass(slots=True)
+class Counts:
+    """The same, while it is counted."""
+
+    overdue: int = 0
+    expired: int = 0
+    answered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What all requests of one service on one loop have in common.
 
@@ -33,6 +57,7 @@ class Rules:
         expiries: The one timer of those that have the default deadline.
         now: The clock's `now`, already bound: each request calls it.
         loop: The loop that all this is on.
+        counts: What is counted for `statistics()`.
     """
 
     default: float
@@ -42,6 +67,7 @@ class Rules:
     expiries: Expiries
     now: Callable[[], float]
     loop: asyncio.AbstractEventLoop
+    counts: Counts
 
 
 class RequestDeadline(Deadline):
@@ -192,6 +218,7 @@ class RequestDeadline(Deadline):
             self._set_timer()
             return
         self._expired_at = self.at
+        self._rules.counts.expired += 1
         if self._is_started:
             # A polite last chunk would make half a body look whole.
             self._is_closed = True
@@ -217,6 +244,7 @@ class RequestDeadline(Deadline):
 
     def _grace_over(self) -> None:
         self._is_overdue = True
+        self._rules.counts.overdue += 1
         if not self._is_started:
             self._is_closed = True
             self._answer = self._rules.loop.create_task(self._send_504())
@@ -279,6 +307,7 @@ class RequestDeadline(Deadline):
         else:
             self._end()
             if self._is_overdue:
+                self._rules.counts.overdue -= 1
                 self._rules.events.emit(OverdueFinished(request_name(self._scope), self._late))
         # Contexts that outlive the request hold this object: uvicorn's keep-alive timer is one.
         del self._task
@@ -299,6 +328,7 @@ class RequestDeadline(Deadline):
     def _report(self, *, answered: bool) -> None:
         if not self._is_reported:
             self._is_reported = True
+            self._rules.counts.answered += answered
             name = request_name(self._scope)
             self._rules.events.emit(DeadlineExpired(name, self._timeout(), answered))
 
