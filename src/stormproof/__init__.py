@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
     from .tasks import Tasks as Tasks
+    from .threads import Threads as Threads
     from .upstream import Upstream as Upstream
 
 # Names are loaded when they are first used: a room whose extra is not installed costs nothing,
@@ -37,6 +38,7 @@ _HOMES = {
     "SSEResponse": ("stream", None),
     "ServerEvent": ("stream", None),
     "Tasks": ("tasks", None),
+    "Threads": ("threads", None),
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
     "install": ("fastapi", None),

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
+from anyio import to_thread
 from fastapi import BackgroundTasks as StarletteTasks
 from fastapi import Depends, FastAPI, Request
 from fastapi.requests import HTTPConnection
@@ -66,6 +67,7 @@ def install(
     prestop: float | None = None,
     deadline: float | None = None,
     deadline_headers: Sequence[str] = (TIMEOUT_HEADER,),
+    threads: int | None = None,
 ) -> Lifecycle:
     """Give `app` a lifecycle: deadlines, health routes, a drain at SIGTERM, problem+json errors.
 
@@ -81,6 +83,8 @@ def install(
         deadline: Seconds a request may take to its first byte; default 30.
         deadline_headers: The headers in which callers are trusted to ask for less, as the
             `headers` of `DeadlineMiddleware`.
+        threads: How many threads `def` endpoints, `def` dependencies and `run_in_threadpool` may
+            have at once, together; None: what AnyIO allows, which is 40.
 
     What is None comes from `STORMPROOF_GRACE`, `STORMPROOF_PRESTOP`, `STORMPROOF_DEADLINE`,
     then from `[tool.stormproof]` in `pyproject.toml`, then from the defaults.
@@ -94,13 +98,15 @@ def install(
     """
     _check(app, parts)
     DeadlineMiddleware(app, headers=deadline_headers)  # says now what is wrong with them
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise InvalidSetting(f"install(threads={threads!r}) must be an int of 1 or more")
     settings = load_settings(grace=grace, prestop=prestop, deadline=deadline)
     lifecycle = Lifecycle(grace=settings.grace, prestop=settings.prestop)
     lifecycle.parts = parts
     drain = Drain(lifecycle, parts)
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
-    _wrap_lifespan(app, drain)
+    _wrap_lifespan(app, drain, threads)
     _wrap_middleware(app, drain, settings.deadline, deadline_headers)
     _wrap_openapi(app)
     app.add_exception_handler(StormproofError, _as_problem)
@@ -278,7 +284,7 @@ def _check(app: FastAPI, parts: tuple[Part, ...]) -> None:
             )
 
 
-def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
+def _wrap_lifespan(app: FastAPI, drain: Drain, threads: int | None) -> None:
     own_lifespan = app.router.lifespan_context
     lifecycle = drain.lifecycle
 
@@ -286,6 +292,8 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
     async def lifespan(app: Any) -> AsyncIterator[Any]:
         lifecycle.restart()
         drain.restart()
+        if threads is not None:
+            to_thread.current_default_thread_limiter().total_tokens = threads
         try:
             # Around the start, too: a signal that comes then waits for it, and drains at once.
             with drain_on_signals(drain):

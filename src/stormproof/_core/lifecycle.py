@@ -30,7 +30,7 @@ class Loss:
     """Acknowledged work that was cut.
 
     `kind` is "request", "background" (work after its answer), "stream", "task", "handover" (a
-    task that nobody took over) or "part"; `age` in seconds.
+    task that nobody took over), "thread" or "part"; `age` in seconds.
     """
 
     kind: str
