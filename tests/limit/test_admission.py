@@ -344,6 +344,64 @@ def test_an_app_that_listens_for_the_disconnect_itself_is_told_and_not_cancelled
     run_virtually(main())
 
 
+def test_an_app_that_waits_for_news_is_never_robbed_of_them() -> None:
+    """Servers that hand each message to one receiver only: two at once would steal."""
+
+    async def main() -> None:
+        told, receiving, most = list[str](), 0, 0
+        gone = asyncio.Event()
+
+        async def receive() -> Message:
+            nonlocal receiving, most
+            receiving += 1
+            most = max(most, receiving)
+            try:
+                if not told:
+                    return {"type": "http.request", "body": b"", "more_body": False}
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            finally:
+                receiving -= 1
+
+        async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+            told.append((await receive())["type"])
+            told.append((await receive())["type"])
+            await respond(send)
+
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        client = Client()
+        serving = asyncio.ensure_future(guarded(inner, Limiter(1))(scope, receive, client.send))
+        await asyncio.sleep(0.3)
+        gone.set()
+        await serving
+        assert (told, most) == (["http.request", "http.disconnect"], 1)
+
+    run_virtually(main())
+
+
+def test_a_clean_up_after_another_cancellation_is_not_hit_when_the_client_leaves() -> None:
+    async def main() -> None:
+        cleaned = list[str]()
+
+        async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await asyncio.sleep(9.0)
+            finally:
+                await asyncio.sleep(0.2)
+                cleaned.append("up")
+
+        client = Client()
+        serving = client.ask(guarded(inner, Limiter(1)))
+        await asyncio.sleep(0.3)
+        serving.cancel()
+        await asyncio.sleep(0.1)
+        client.gone.set()
+        await asyncio.gather(serving, return_exceptions=True)
+        assert (cleaned, serving.cancelled()) == (["up"], True)
+
+    run_virtually(main())
+
+
 @pytest.mark.parametrize("tick", range(8))
 def test_a_foreign_cancellation_goes_on_also_beside_ours(tick: int) -> None:
     async def main() -> None:

@@ -44,14 +44,14 @@ def test_slots_do_not_run_dry_while_callers_are_turned_away(capacity: int, servi
     assert storm.wasted == 0
 
 
-@pytest.mark.parametrize("tries", [1, 4])
-def test_service_is_itself_again_within_a_second_after_a_spike(tries: int) -> None:
-    """5 s at five times the capacity, then 0.8 times, also when each caller tries 4 times."""
+@pytest.mark.parametrize(("tries", "settled"), [(1, 0.5), (4, 1.5)])
+def test_service_is_itself_again_soon_after_a_spike(tries: int, settled: float) -> None:
+    """5 s at five times the capacity, then 0.8 times; callers that try 4 times do it for 0.7 s."""
     storm = Storm(Limiter(SLOTS).slot, tries=tries)
     _, calm_at, end = run_storm(storm, (5 * CAPACITY, 5.0), (0.8 * CAPACITY, 2.5))
-    calm = [call for call in storm.calls if calm_at + 1.0 <= call.arrived_at < end]
-    assert len(calm) > 150
-    assert sum(call.is_good for call in calm) >= 0.99 * len(calm)
+    calm = [call for call in storm.calls if calm_at + settled <= call.arrived_at < end]
+    assert len(calm) > 100
+    assert sum(call.is_good for call in calm) >= 0.98 * len(calm)
 
 
 def test_a_burst_is_served_although_it_has_to_wait() -> None:

@@ -52,8 +52,8 @@ def judge(quota: Quota, full_at: float, now: float) -> Verdict:
     interval = quota.interval
     after = max(full_at, now) + interval
     too_early = after - now - quota.seconds
-    # A billionth of an interval, lest rounding refuses what was earned to the very call.
-    if too_early > interval * 1e-9:
+    # A millionth of an interval, lest rounding refuses what was earned to the very call.
+    if too_early > interval * 1e-6:
         return Verdict(False, full_at, 0, too_early, full_at - now)
     remaining = int((quota.seconds - (after - now)) / interval + 1e-6)
     return Verdict(True, after, remaining, 0.0, after - now)

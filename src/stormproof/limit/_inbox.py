@@ -1,7 +1,6 @@
 """The inbox of a request: tells when its client has left, without stealing its messages."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from stormproof._core.asgi import Message, Receive, Scope, header
@@ -27,29 +26,29 @@ class Inbox:
     __slots__ = (
         "_asking",
         "_fetching",
-        "_has_body",
+        "_is_complete",
         "_is_due",
+        "_is_receiving",
         "_kept",
         "_news",
         "_on_gone",
         "_receive",
+        "_scope",
         "_timer",
-        "expects_100",
         "is_gone",
     )
 
     def __init__(self, scope: Scope, receive: Receive, on_gone: Callable[[], None]) -> None:
+        # Little, because most requests are over before anything of this is needed.
+        self._scope = scope
         self._receive = receive
         self._on_gone = on_gone
-        self.is_gone = False
-        self.expects_100 = header(scope, b"expect") is not None
-        self._has_body = _has_body(scope)
-        self._kept: deque[Message] = deque()
-        self._news = asyncio.Event()
+        self.is_gone = self._is_complete = self._is_due = self._is_receiving = False
+        self._kept: list[Message] = []
         self._asking = 0
+        self._news: asyncio.Event | None = None
         self._fetching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._is_due = False
 
     async def receive(self) -> Message:
         """Give the app its next message; waits for it as the server's `receive` does."""
@@ -57,18 +56,30 @@ class Inbox:
             if self.is_gone:
                 return {"type": "http.disconnect"}
             if self._fetching is None or self._fetching.done():
-                return self._note(await self._receive())
+                return await self._receive_itself()
             self._asking += 1
+            self._news = self._news or asyncio.Event()
             try:
                 self._news.clear()
                 await self._news.wait()  # ends with the next message, or the request
             finally:
                 self._asking -= 1
-        return self._kept.popleft()
+        return self._kept.pop(0)
+
+    async def _receive_itself(self) -> Message:
+        # Two at once would steal from each other: nothing is fetched in the meantime.
+        self._is_receiving = True
+        try:
+            message = await self._receive()
+        finally:
+            self._is_receiving = False
+        return self._note(message)
 
     async def look(self) -> bool:
         """Return whether the client has left already; takes one turn of the loop, no more."""
-        if not self.expects_100:  # receiving would tell the client to send its body
+        if (
+            header(self._scope, b"expect") is None
+        ):  # receiving would tell the client to send its body
             self._fetching = asyncio.create_task(self._fetch())
             await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -97,15 +108,21 @@ class Inbox:
 
     def _begin(self) -> None:
         self._is_due = True
-        if not self._has_body and (self._fetching is None or self._fetching.done()):
+        if self._is_receiving or not (self._is_complete or self._has_no_body()):
+            return
+        if self._fetching is None or self._fetching.done():
             self._fetching = asyncio.create_task(self._fetch())
+
+    def _has_no_body(self) -> bool:
+        length = header(self._scope, b"content-length")
+        return length in (None, "0") and header(self._scope, b"transfer-encoding") is None
 
     def _note(self, message: Message) -> Message:
         """Learn from a message that the body is complete, or that the client has left."""
         if message["type"] == "http.disconnect":
             self.is_gone = True
         elif not message.get("more_body"):
-            self._has_body = False
+            self._is_complete = True
             if self._is_due:
                 self._begin()
         return message
@@ -118,11 +135,7 @@ class Inbox:
                 self._kept.append(message)
             elif not self._asking:
                 self._on_gone()
-            self._news.set()
-            if self.is_gone or self._has_body or not self._is_due:
+            if self._news is not None:
+                self._news.set()
+            if self.is_gone or not (self._is_complete and self._is_due):
                 return
-
-
-def _has_body(scope: Scope) -> bool:
-    length = header(scope, b"content-length")
-    return length not in (None, "0") or header(scope, b"transfer-encoding") is not None

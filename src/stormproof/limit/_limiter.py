@@ -11,9 +11,10 @@ from stormproof._core.events import Events, SlotRefused
 from stormproof.errors import StormproofError
 
 from . import _sentences
+from ._backstop import Backstop
 from ._checked import checked_count, checked_seconds
 from ._prediction import COLD_WAITERS, Ahead, HoldTime, Reason, refusal
-from ._queue import Line, Outcome, Queue, Waiter
+from ._queue import Line, Queue, Waiter
 from ._statistics import LimiterStatistics
 
 
@@ -46,6 +47,7 @@ class Limiter:
 
     __slots__ = (
         "_admitted",
+        "_backstop",
         "_cancelled",
         "_capacity",
         "_free",
@@ -85,6 +87,7 @@ class Limiter:
         self._admitted = self._cancelled = 0
         self._refusals: dict[str, int] = {}
         self._queue = Queue()
+        self._backstop = Backstop(self._expire)
         self._hold = HoldTime()
         self._line = Line(None, math.inf)
         self._lines: dict[Hashable, Line] = {}
@@ -129,7 +132,13 @@ class Limiter:
         if self._free > 0 and (deadline is None or deadline.remaining() > 0.0):
             self._free -= 1
         else:
-            await self._wait(1.0, self._line)
+            waiter = self._line_up(1.0, self._line)
+            try:
+                await waiter
+            except BaseException:
+                self._abandon(waiter)
+                raise
+            self._settle(waiter)
         self._admitted += 1
 
     async def __aexit__(
@@ -188,32 +197,31 @@ class Limiter:
 
     # Waiting -----------------------------------------------------------------------------
 
-    async def _wait(self, share: float, line: Line) -> None:
-        """Queue for a slot, or raise."""
+    def _line_up(self, share: float, line: Line) -> Waiter:
+        """Let the caller wait in `line`, or raise; bounded by `max_wait` and its deadline.
+
+        Who awaits it must `_settle` it or `_abandon` it afterwards. There is no coroutine that
+        does all three, because each waiter would keep it: 0.2 kB.
+        """
         left = remaining()
         loop = asyncio.get_running_loop()
-        queued_at = loop.time()
-        self._judge(queued_at, left, share, line)
-        wait = self.max_wait if left is None else min(self.max_wait, left)
-        waiter: Waiter = loop.create_future()
+        now = loop.time()
+        self._judge(now, left, share, line)
+        waiter = Waiter(loop=loop)
+        waiter.line, waiter.left, waiter.queued_at = line, left, now
         if not line.waiting:
-            line.busy_since = queued_at
+            line.busy_since = now
         if not self._queue.waiting:
             self._loop = loop
-            self._hold.begin(queued_at)
-        self._queue.put(waiter, line)
-        # The backstop: the prediction is meant to make it rare.
-        timer = loop.call_at(queued_at + wait, self._expire, waiter, line)
-        try:
-            outcome = await waiter
-        except BaseException:
-            self._cancelled += 1
-            self._abandon(waiter, line)
-            raise
-        finally:
-            timer.cancel()
-        if outcome != "granted" or left is not None:
-            self._check(outcome, loop.time() - queued_at, line, is_late=wait == left)
+            self._hold.begin(now)
+        self._queue.put(waiter)
+        if left is not None and left < self.max_wait:
+            timer = loop.call_at(now + left, self._expire, waiter)
+            waiter.add_done_callback(lambda _: timer.cancel())
+        else:
+            # The prediction is meant to make it rare that a wait ends so.
+            self._backstop.add(waiter, self.max_wait, self._queue.waiting)
+        return waiter
 
     def _judge(self, now: float, left: float | None, share: float, line: Line) -> None:
         """Turn the caller away on arrival, unless it can be expected to have a slot in time."""
@@ -245,35 +253,44 @@ class Limiter:
             return self._hold.expected(self._capacity, now)
         return self._hold.mean(self._capacity)
 
-    def _check(self, outcome: Outcome, waited: float, line: Line, *, is_late: bool) -> None:
+    def _settle(self, waiter: Waiter) -> None:
         """Raise unless the waiter has a slot and may still use it."""
+        if not self._queue.waiting:
+            self._backstop.rest()
+        outcome = waiter.result()
+        if outcome == "granted" and waiter.left is None:
+            return
+        waited = waiter.get_loop().time() - waiter.queued_at
         if outcome == "closed":
             raise self._closed(waited)
-        if outcome == "late" and not is_late:
+        if outcome == "late" and (waiter.left is None or waiter.left >= self.max_wait):
             error = _sentences.waited(self.name, self._numbers(), waited)
             raise self._refuse("queue", waited, error)
         # The loop may have been late: a slot handed over after the deadline is handed on.
         left = remaining()
         if outcome == "late" or (left is not None and left <= 0.0):
             if outcome == "granted":
-                self._give_back(line)
+                self._give_back(waiter.line)
             late = _sentences.out_of_time(self.name, self._numbers(), waited)
             raise self._refuse("deadline", waited, late)
 
-    def _abandon(self, waiter: Waiter, line: Line) -> None:
+    def _abandon(self, waiter: Waiter) -> None:
         """Undo what a waiter that is being cancelled had: its place or its new slot."""
+        self._cancelled += 1
         if not waiter.done() or waiter.cancelled():
             waiter.cancel()
-            self._queue.gave_up(line)
+            self._queue.gave_up(waiter.line)
         elif waiter.result() == "granted":
-            self._give_back(line)
+            self._give_back(waiter.line)
+        if not self._queue.waiting:
+            self._backstop.rest()
 
-    def _expire(self, waiter: Waiter, line: Line) -> None:
+    def _expire(self, waiter: Waiter) -> None:
         if not waiter.done():
             waiter.set_result("late")
-            self._queue.gave_up(line)
+            self._queue.gave_up(waiter.line)
 
-    def line_of(self, key: Hashable) -> Line:
+    def _line_of(self, key: Hashable) -> Line:
         """Return the line of `key`, a new one for a new key."""
         line = self._lines.get(key)
         if line is None:
@@ -340,14 +357,20 @@ class Slot:
 
     async def __aenter__(self) -> None:
         limiter = self._limiter
-        line = self._line = limiter._line if self._key is None else limiter.line_of(self._key)
+        line = self._line = limiter._line if self._key is None else limiter._line_of(self._key)
         left = remaining()
         if limiter._free > 0 and line.in_use < line.most and (left is None or left > 0.0):
             limiter._free -= 1
             line.in_use += 1
         else:
             try:
-                await limiter._wait(self._share, line)
+                waiter = limiter._line_up(self._share, line)
+                try:
+                    await waiter
+                except BaseException:
+                    limiter._abandon(waiter)
+                    raise
+                limiter._settle(waiter)
             except BaseException:
                 limiter._forget(line)
                 raise

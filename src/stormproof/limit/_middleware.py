@@ -86,6 +86,7 @@ class _Admitted:
     """A request with a slot: runs the app, and gives the slot back once."""
 
     __slots__ = (
+        "_cancelling",
         "_inbox",
         "_is_cancelled",
         "_is_inside",
@@ -139,12 +140,12 @@ class _Admitted:
             await inbox.close()
 
     async def _run_cancellable(self, app: ASGIApp, scope: Scope, inbox: Inbox) -> None:
-        cancelling = self._task.cancelling()
+        self._cancelling = self._task.cancelling()
         self._is_inside = True
         try:
             await app(scope, inbox.receive, self.send)
         except asyncio.CancelledError:
-            if not self._take_back_cancel() or self._task.cancelling() > cancelling:
+            if not self._take_back_cancel() or self._task.cancelling() > self._cancelling:
                 raise
         finally:
             self._is_inside = False
@@ -182,7 +183,11 @@ class _Admitted:
             await slot.__aexit__(kind, error, None)
 
     def _client_left(self) -> None:
-        if self._is_inside and not self._is_started and self._may_cancel(self._task):
+        if not self._is_inside or self._is_started:
+            return
+        if self._task.cancelling() > self._cancelling:
+            return  # someone else has cancelled it: a second time would hit its clean-up
+        if self._may_cancel(self._task):
             self._is_cancelled = True
             self._task.cancel()
 

@@ -6,9 +6,24 @@ from collections.abc import Hashable
 from typing import Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["granted", "late", "closed"]
-Waiter: TypeAlias = asyncio.Future[Outcome]
 
 _TOMBSTONES_KEPT = 64
+
+
+class Waiter(asyncio.Future[Outcome]):
+    """One caller that waits; a future that knows where, since when and how long.
+
+    Attributes:
+        line: The line it waits in.
+        queued_at: When it came.
+        left: Seconds it had to its deadline then, or None.
+    """
+
+    __slots__ = ("left", "line", "queued_at")
+
+    line: "Line"
+    queued_at: float
+    left: float | None
 
 
 class Line:
@@ -57,8 +72,9 @@ class Queue:
         self._ring: deque[Line] = deque()
         self._deserted = 0
 
-    def put(self, waiter: Waiter, line: Line) -> None:
+    def put(self, waiter: Waiter) -> None:
         """Let `waiter` wait behind all others of its line."""
+        line = waiter.line
         if line.waiters is None:
             line.waiters = deque()
         if line.is_in_ring and not line.waiting:
