@@ -178,5 +178,5 @@ def _is_urgent() -> bool:
     """Whether a client waits for the first byte of an answer, or the work says so itself."""
     request = current_origin()
     if isinstance(request, InFlight) and request.status is None:
-        return request.scope["type"] == "http"  # a WebSocket lives as long as a stream
+        return bool(request.scope["type"] == "http")  # a WebSocket lives as long as a stream
     return urgent.get()
