@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stormproof._core import events
-from stormproof._core.lifecycle import InFlight, Lifecycle
+from stormproof._core.lifecycle import Lifecycle
 from stormproof.database import Database
 from tests.harness import until
 
@@ -132,6 +132,20 @@ async def test_what_a_request_left_out_is_told_and_taken_back(
     assert "in leaky" in caplog.text
 
 
+async def test_what_was_left_out_is_taken_back_though_the_task_goes_on(
+    url: str, lifecycle: Lifecycle
+) -> None:
+    async with opened(url, lifecycle) as database:
+        with lifecycle.request(scope("/leaky")) as request:
+            unit = database.session()
+            session = await unit.__aenter__()
+            await count(session)
+        request.task = None  # as the middleware does when a request is over
+        assert database.statistics().in_use == 1
+        database._ledger.sweep()
+        await until(lambda: database.statistics().in_use == 0)
+
+
 async def test_work_that_a_request_started_keeps_its_connection(
     url: str, lifecycle: Lifecycle
 ) -> None:
@@ -165,10 +179,9 @@ async def test_streams_and_background_work_leave_the_reserve_to_requests(
                 await enough.wait()
 
         async def answered() -> None:
-            request = InFlight(scope("/stream"), 0.0, asyncio.current_task(), status=200)
-            token = lifecycle.count_in(request)
-            await hold()
-            lifecycle.count_out(request, token)
+            with lifecycle.request(scope("/stream")) as request:
+                request.status = 200
+                await hold()
 
         enough = asyncio.Event()
 

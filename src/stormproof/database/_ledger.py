@@ -59,13 +59,17 @@ class UseTime:
 
 @dataclass(eq=False, slots=True)
 class Checkout:
-    """One connection that is out; loop times in seconds. `idle_at` is None during a statement."""
+    """One connection that is out; loop times in seconds.
+
+    `idle_at` is None during a statement; `is_by_request` tells that the request's own task took it.
+    """
 
     at: float
     task: "asyncio.Task[object] | None"
     origin: Arrival | Origin | None
     stack: tuple[str, ...]
     idle_at: float | None
+    is_by_request: bool
     is_reported: bool = False
 
     @property
@@ -110,7 +114,10 @@ class Ledger:
         loop = asyncio.get_running_loop()
         now = loop.time()
         stack = _stack() if self._trace else ()
-        checkout = Checkout(now, asyncio.current_task(), current_origin(), stack, now)
+        task, origin = asyncio.current_task(), current_origin()
+        # Asked now: a request that is over has forgotten its task.
+        is_own = isinstance(origin, InFlight) and origin.task is task
+        checkout = Checkout(now, task, origin, stack, now, is_own)
         self.out[record] = checkout
         if record.record_info is not None:
             record.record_info[CHECKOUT] = checkout
@@ -168,7 +175,7 @@ class Ledger:
         if not isinstance(request, InFlight) or self._is_in_flight(request):
             return False
         # A task that the request started may go on with its own connection.
-        return task is None or task is request.task or task.done()
+        return task is None or checkout.is_by_request or task.done()
 
     def _is_idle_too_long(self, checkout: Checkout, now: float) -> bool:
         if self._idle_limit is None or checkout.is_reported or checkout.idle_at is None:
