@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
     from .tasks import Tasks as Tasks
+    from .threads import Threads as Threads
     from .upstream import Budget as Budget
     from .upstream import CircuitBreaker as CircuitBreaker
     from .upstream import Hedge as Hedge
@@ -61,6 +62,7 @@ _HOMES = {
     "SingleFlight": ("upstream", "upstream"),
     "StaleCache": ("upstream", "upstream"),
     "Tasks": ("tasks", None),
+    "Threads": ("threads", None),
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
     "fan_out": ("upstream", "upstream"),

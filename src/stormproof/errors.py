@@ -125,6 +125,18 @@ class RateLimited(StormproofError):
         self.fields = fields
 
 
+class ThreadsFull(StormproofError):
+    """A pool of threads refused the call: its queue was full, or the wait for a place was over."""
+
+    code, status, title = "SP211", 503, "No thread free"
+
+
+class ThreadsClosed(StormproofError, RuntimeError):
+    """A pool of threads was called after the service had drained it."""
+
+    code, status, title = "SP212", 503, "Threads are closed"
+
+
 class DeadlineExceeded(StormproofError, TimeoutError):
     """The request's deadline passed before the answer was ready."""
 
@@ -172,6 +184,12 @@ class TransactionConflict(CommitFailed):
     """Another transaction was in the way: nothing is stored, and trying again may succeed."""
 
     code, status, title = "SP407", 503, "Transaction conflict"
+
+
+class NoTransaction(StormproofError, RuntimeError):
+    """An autocommit session was asked for what needs a connection that is held."""
+
+    code, title = "SP408", "No transaction"
 
 
 class UpstreamFailed(StormproofError, ConnectionError):

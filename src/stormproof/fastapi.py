@@ -1,9 +1,10 @@
 """Where the rooms meet a FastAPI app: `install()` and the dependencies."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
+from anyio import to_thread
 from fastapi import BackgroundTasks as StarletteTasks
 from fastapi import Depends, FastAPI, Request
 from fastapi.requests import HTTPConnection
@@ -12,7 +13,13 @@ from fastapi.routing import iter_route_contexts
 
 from ._core.asgi import LIFECYCLE_KEY, ASGIApp
 from ._core.lifecycle import Lifecycle, Part, Phase
-from .deadline import DeadlineMiddleware, limit_request, thread_of
+from .deadline import (
+    TIMEOUT_HEADER,
+    DeadlineMiddleware,
+    DeadlineStatistics,
+    limit_request,
+    thread_of,
+)
 from .errors import (
     PROBLEM_JSON,
     AlreadyInstalled,
@@ -36,6 +43,7 @@ P = ParamSpec("P")
 
 _STATE = "stormproof_lifecycle"
 _DRAIN = "stormproof_drain"
+_DEADLINES = "stormproof_deadlines"
 
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -60,6 +68,8 @@ def install(
     grace: float | None = None,
     prestop: float | None = None,
     deadline: float | None = None,
+    deadline_headers: Sequence[str] = (TIMEOUT_HEADER,),
+    threads: int | None = None,
     admission: Admission | Limiter | Adaptive | None = None,
 ) -> Lifecycle:
     """Give `app` a lifecycle: deadlines, health routes, a drain at SIGTERM, problem+json errors.
@@ -74,6 +84,10 @@ def install(
         grace: Seconds from SIGTERM to the end of everything; default 30.
         prestop: Seconds of lame duck at its beginning; default 5.
         deadline: Seconds a request may take to its first byte; default 30.
+        deadline_headers: The headers in which callers are trusted to ask for less, as the
+            `headers` of `DeadlineMiddleware`.
+        threads: How many threads `def` endpoints, `def` dependencies and `run_in_threadpool` may
+            have at once, together; None: what AnyIO allows, which is 40.
         admission: What each request needs a slot of before the app sees it; default none.
 
     What is None comes from `STORMPROOF_GRACE`, `STORMPROOF_PRESTOP`, `STORMPROOF_DEADLINE`,
@@ -87,15 +101,18 @@ def install(
         InvalidSetting: A setting is no number of seconds in its range, or a part is no part.
     """
     _check(app, parts)
+    DeadlineMiddleware(app, headers=deadline_headers)  # says now what is wrong with them
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise InvalidSetting(f"install(threads={threads!r}) must be an int of 1 or more")
     settings = load_settings(grace=grace, prestop=prestop, deadline=deadline)
     lifecycle = Lifecycle(grace=settings.grace, prestop=settings.prestop)
     lifecycle.parts = parts
     drain = Drain(lifecycle, parts)
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
-    _wrap_lifespan(app, drain)
+    _wrap_lifespan(app, drain, threads)
     admission = _checked_admission(admission, lifecycle)
-    _wrap_middleware(app, drain, settings.deadline, admission)
+    _wrap_middleware(app, drain, settings.deadline, deadline_headers, admission)
     _wrap_openapi(app)
     app.add_exception_handler(StormproofError, _as_problem)
     return lifecycle
@@ -109,6 +126,17 @@ def installed_lifecycle(app: object) -> Lifecycle | None:
 def installed_drain(app: object) -> Drain | None:
     """Return the drain that `install` gave this app, or None; `serve` begins it for its parent."""
     return getattr(getattr(app, "state", None), _DRAIN, None)
+
+
+def deadline_statistics(app: object) -> DeadlineStatistics:
+    """Return what deadlines have done in this app: who is overdue now, and what was before.
+
+    All zero before the app has begun to serve, and for one without `install`.
+
+    versionadded: 0.1
+    """
+    middleware: DeadlineMiddleware | None = getattr(getattr(app, "state", None), _DEADLINES, None)
+    return DeadlineStatistics(0, 0, 0) if middleware is None else middleware.statistics()
 
 
 def session(database: "Database") -> Any:
@@ -280,7 +308,7 @@ def _check(app: FastAPI, parts: tuple[Part, ...]) -> None:
             )
 
 
-def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
+def _wrap_lifespan(app: FastAPI, drain: Drain, threads: int | None) -> None:
     own_lifespan = app.router.lifespan_context
     lifecycle = drain.lifecycle
 
@@ -288,6 +316,8 @@ def _wrap_lifespan(app: FastAPI, drain: Drain) -> None:
     async def lifespan(app: Any) -> AsyncIterator[Any]:
         lifecycle.restart()
         drain.restart()
+        if threads is not None:
+            to_thread.current_default_thread_limiter().total_tokens = threads
         try:
             # Around the start, too: a signal that comes then waits for it, and drains at once.
             with drain_on_signals(drain):
@@ -325,7 +355,11 @@ def _checked_admission(
 
 
 def _wrap_middleware(
-    app: FastAPI, drain: Drain, deadline: float, admission: Admission | None
+    app: FastAPI,
+    drain: Drain,
+    deadline: float,
+    headers: Sequence[str],
+    admission: Admission | None,
 ) -> None:
     """Put our middleware around the whole stack, also around what the user adds later."""
     build_own: Callable[[], ASGIApp] = app.build_middleware_stack
@@ -336,7 +370,9 @@ def _wrap_middleware(
             inner = AdmissionMiddleware(
                 inner, admission=admission, may_cancel=lambda task: thread_of(task) is None
             )
-        inner = DeadlineMiddleware(inner, default=deadline, events=drain.lifecycle.events)
+        events = drain.lifecycle.events
+        inner = DeadlineMiddleware(inner, default=deadline, headers=headers, events=events)
+        setattr(app.state, _DEADLINES, inner)
         return LifecycleMiddleware(inner, drain=drain, own_paths=_own_paths(app))
 
     # An attribute of this one app: no class is patched.

@@ -79,7 +79,7 @@ def test_settings_of_a_client_of_yours_are_its_own() -> None:
 
 
 def test_limit_bounds_the_calls_and_its_wait_counts() -> None:
-    """One slot, three calls of 1 s: one waits, one is shed, and the wait is told upstream."""
+    """Two slots, five calls of 1 s: two wait, one is shed, and the wait is told upstream."""
     told: list[str] = []
 
     async def answer(request: httpx2.Request) -> httpx2.Response:
@@ -88,7 +88,7 @@ def test_limit_bounds_the_calls_and_its_wait_counts() -> None:
         return httpx2.Response(200)
 
     async def main() -> None:
-        limit = Limiter(1, max_wait=1.5)
+        limit = Limiter(2, max_wait=1.5)
         async with Upstream(
             limit=limit,
             base_url="http://a",
@@ -96,17 +96,17 @@ def test_limit_bounds_the_calls_and_its_wait_counts() -> None:
             transport=httpx2.MockTransport(answer),
         ) as upstream:
             results = await asyncio.gather(
-                *(upstream.get("/") for _ in range(3)), return_exceptions=True
+                *(upstream.get("/") for _ in range(5)), return_exceptions=True
             )
             assert [getattr(r, "status_code", type(r)) for r in results] == [
-                200, 200, LimitExceeded,
+                200, 200, 200, 200, LimitExceeded,
             ]  # fmt: skip
             counts = upstream.statistics()
-            assert (counts.calls, counts.failed, counts.timed_out) == (3, 0, 0)
+            assert (counts.calls, counts.failed, counts.timed_out) == (5, 0, 0)
         assert limit.statistics().in_use == 0
 
     run_virtually(main())
-    assert told == ["3.000", "2.000"]
+    assert told == ["3.000", "3.000", "2.000", "2.000"]
 
 
 def test_time_over_in_the_queue_of_the_limit_is_late_and_gives_the_slot_back() -> None:

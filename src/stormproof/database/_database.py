@@ -13,6 +13,7 @@ from stormproof import errors
 from stormproof._core.events import Events, PoolWaitExpired
 from stormproof._core.lifecycle import InFlight, Lifecycle, Loss
 
+from ._autocommit import AutocommitSession
 from ._engine import new_engine, read_only_options
 from ._faults import first_line
 from ._gate import Gate
@@ -177,6 +178,15 @@ class Database:
         """
         return self._unit_of_work(read_only_options(self._url))
 
+    def autocommit(self) -> AbstractAsyncContextManager[DatabaseSession]:
+        """Return a session for a handler that lives long, as a WebSocket: it holds no connection.
+
+        Each statement takes a connection, is committed, and gives it back before it returns.
+        What a statement changed stays, also when the block raises afterwards. On SQLite each
+        statement is a writer. `stream`, `connection` and `begin` raise NoTransaction.
+        """
+        return self._unit_of_work({}, AutocommitSession)
+
     def transaction(self, *, retries: int = 3) -> Retries:
         """Return a decorator that runs an async function as a unit of work, again if need be.
 
@@ -319,15 +329,15 @@ class Database:
         if self._watch is not None:
             await self._watch.stop()
 
-    def _unit_of_work(self, options: Mapping[str, Any]) -> UnitOfWork:
+    def _unit_of_work(
+        self, options: Mapping[str, Any], kind: type[DatabaseSession] = DatabaseSession
+    ) -> UnitOfWork:
         if not self._is_open:
             raise errors.NotStarted(
                 f"{self._name!r} ({self._place}) is not open; pass it to install(), "
                 "or use it inside `async with database:`"
             )
-        session = DatabaseSession(
-            self._engine, place=self._place, options=options, events=self._events
-        )
+        session = kind(self._engine, place=self._place, options=options, events=self._events)
         return UnitOfWork(session, self._events)
 
     def _is_in_flight(self, request: InFlight) -> bool:

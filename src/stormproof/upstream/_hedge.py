@@ -19,8 +19,8 @@ class Hedge:
     """When an idempotent call is slow enough to be sent a second time.
 
     After `factor` x the `quantile` of what calls to this upstream took lately, and no sooner
-    than `min_delay`. With `factor` 1 and the p95 a twentieth of all calls is sent twice; with 2
-    only those that are out of the ordinary are. There is no hedge before `min_calls` were seen.
+    than `min_delay`. With `factor` 1 and the p95 a twentieth of all calls is sent twice; with
+    1.5 only those that are out of the ordinary are. There is no hedge before `min_calls` were seen.
     An attempt that was given up counts for what it had taken by then, if that was longer than
     the delay: otherwise each hedge that wins would make the next one come sooner.
 
@@ -41,7 +41,7 @@ class Hedge:
 
     quantile: float = 0.95
     _: KW_ONLY
-    factor: float = 2.0
+    factor: float = 1.5
     min_delay: float = 0.005
     window: float = 30.0
     min_calls: int = 20
