@@ -130,6 +130,12 @@ class DatabaseUnavailable(StormproofError, ConnectionError):
     code, status, title = "SP405", 503, "Database unavailable"
 
 
+class NotPageable(StormproofError, ValueError):
+    """A query cannot be read page by page: it has no key, or no page of it can be told."""
+
+    code, title = "SP410", "Query cannot be paged"
+
+
 class UpstreamFailed(StormproofError, ConnectionError):
     """An upstream refused, broke off or answered wrongly."""
 

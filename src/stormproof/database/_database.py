@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple, overload
 
-from sqlalchemy import event
+from sqlalchemy import Row, Select, event
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -18,7 +18,12 @@ from ._faults import first_line, is_connection_lost, unavailable, unreachable
 from ._pool import Checkout, Gate, GatedPool, PoolStatistics
 from ._session import DatabaseSession
 from ._settings import check_pool, check_unready_after, checked_options, parsed_url, place
+from ._stream import RowStream
 from ._watch import Watch
+
+T = TypeVar("T")
+U = TypeVar("U")
+Ts = TypeVarTuple("Ts")
 
 _CONNECT_TIMEOUT = 5.0
 
@@ -130,6 +135,29 @@ class Database:
         one snapshot on SQLite; on PostgreSQL it is a READ ONLY transaction.
         """
         return self._unit_of_work(self._read_only)
+
+    @overload
+    def stream(self, query: Select[T], *, page: int = 1000) -> RowStream[T]: ...
+
+    @overload
+    def stream(
+        self, query: Select[T, U, *Ts], *, page: int = 1000
+    ) -> RowStream[Row[T, U, *Ts]]: ...
+
+    def stream(self, query: Select[*tuple[Any, ...]], *, page: int = 1000) -> RowStream[Any]:
+        """Return the rows of `query`, to be read page by page, each in a session of its own.
+
+        For bodies and loops that take their time: between two pages no connection is held. The
+        rows come in the query's order, completed by the primary keys where it leaves rows equal.
+
+        Args:
+            query: A `select()` of entities or columns.
+            page: Rows read at once, 1 or more.
+
+        Raises:
+            NotPageable: The query has no key to page by.
+        """
+        return RowStream(query, page=page, read_session=self.read_session)
 
     def statistics(self) -> PoolStatistics:
         """Return the pool's numbers of this moment."""
