@@ -13,7 +13,7 @@ from stormproof._core import events
 from stormproof._core.deadline import Deadline, in_force
 from stormproof._core.lifecycle import Lifecycle
 from stormproof.database import Database
-from stormproof.database._pool import Gate
+from stormproof.database._gate import Gate
 from stormproof.errors import DeadlineExceeded, PoolTimeout
 
 from .model import count

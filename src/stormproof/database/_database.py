@@ -6,16 +6,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeVar, TypeVarTuple, overload
 
-from sqlalchemy import Row, Select, event
-from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import Row, Select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stormproof import errors
 from stormproof._core.events import CommitFailed, Events, PoolWaitExpired
 from stormproof._core.lifecycle import Lifecycle, Loss
 
-from ._faults import first_line, is_connection_lost, unavailable, unreachable
-from ._pool import Checkout, Gate, GatedPool, PoolStatistics
+from ._engine import new_engine, read_only_options
+from ._faults import first_line, is_connection_lost, unavailable
+from ._gate import Gate
+from ._pool import Checkout, GatedPool, PoolStatistics
 from ._session import DatabaseSession
 from ._settings import check_pool, check_unready_after, checked_options, parsed_url, place
 from ._stream import RowStream
@@ -24,8 +26,6 @@ from ._watch import Watch
 T = TypeVar("T")
 U = TypeVar("U")
 Ts = TypeVarTuple("Ts")
-
-_CONNECT_TIMEOUT = 5.0
 
 
 class Database:
@@ -90,8 +90,16 @@ class Database:
             f"the one writer of SQLite at {self._place}",
             "write in shorter units of work, read with read_session(), or move to PostgreSQL",
         )
-        self._is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._engine = self._new_engine(options, pool_size, max_overflow, pre_ping)
+        self._engine = new_engine(
+            self._url,
+            options,
+            pool_size=pool_size,
+            max_overflow=max_overflow,
+            pre_ping=pre_ping,
+            gate=self._gate,
+            writers=self._writers,
+            out=self._out,
+        )
 
     def __repr__(self) -> str:
         return f"Database({self._url.render_as_string(hide_password=True)!r})"
@@ -134,7 +142,7 @@ class Database:
         As `session`, but on SQLite it waits for no writer and holds none up. What it reads is
         one snapshot on SQLite; on PostgreSQL it is a READ ONLY transaction.
         """
-        return self._unit_of_work(self._read_only)
+        return self._unit_of_work(read_only_options(self._url))
 
     @overload
     def stream(self, query: Select[T], *, page: int = 1000) -> RowStream[T]: ...
@@ -279,53 +287,3 @@ class Database:
             self._events.emit(PoolWaitExpired(waited, capacity))
 
         return Gate(capacity, max_wait=max_wait, what=what, advice=advice, on_timeout=expired)
-
-    def _new_engine(
-        self, options: dict[str, Any], pool_size: int, max_overflow: int, pre_ping: bool
-    ) -> AsyncEngine:
-        ours = {
-            "pool_size": pool_size,
-            "max_overflow": max_overflow,
-            "pool_pre_ping": pre_ping,
-            "poolclass": GatedPool,
-            "connect_args": self._connect_arguments(options.pop("connect_args", {})),
-        }
-        try:
-            engine = create_async_engine(self._url, **ours, **options)
-        except (ArgumentError, TypeError) as error:
-            raise errors.InvalidSetting(f"engine_options: {first_line(error)}") from error
-        assert isinstance(engine.pool, GatedPool)
-        engine.pool.adopt(self._gate, self._out)
-        self._name_unreachable(engine)
-        if self._is_sqlite:
-            from ._sqlite import isolate
-
-            isolate(engine, self._writers, self._place)
-        return engine
-
-    def _connect_arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._is_sqlite:
-            return {"timeout": _CONNECT_TIMEOUT, **given}
-        from ._sqlite import connector
-
-        # The driver must not begin transactions of its own accord: we begin them.
-        busy_ms = round(self._gate.max_wait * 1000)
-        return {**given, "async_creator_fn": connector(busy_ms), "isolation_level": None}
-
-    @property
-    def _read_only(self) -> Mapping[str, Any]:
-        if not self._is_sqlite:
-            return {"postgresql_readonly": True}
-        from ._sqlite import READ_ONLY
-
-        return {READ_ONLY: True}
-
-    def _name_unreachable(self, engine: AsyncEngine) -> None:
-        """Turn what the driver raises while connecting into one sentence with the place."""
-
-        @event.listens_for(engine.sync_engine, "do_connect")
-        def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
-            try:
-                return dialect.connect(*arguments, **keywords)
-            except (OSError, dialect.loaded_dbapi.Error) as error:
-                raise unreachable(self._place, error) from error

@@ -17,7 +17,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from stormproof._core.deadline import bounded, remaining
 from stormproof.errors import DatabaseUnavailable, DeadlineExceeded, PoolTimeout
 
-from ._pool import ENDING, HELD, Gate
+from ._gate import Gate
+from ._pool import ENDING, HELD
 from ._waiting import to_the_end
 
 READ_ONLY = "stormproof_read_only"

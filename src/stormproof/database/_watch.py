@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from stormproof._core.lifecycle import Lifecycle
 
-from ._pool import Gate
+from ._gate import Gate
 
 _log = logging.getLogger("stormproof")
 

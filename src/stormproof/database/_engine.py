@@ -1,0 +1,98 @@
+"""The engine: SQLAlchemy's, with our pool, our transactions and our sentences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import URL, event
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from stormproof.errors import InvalidSetting
+
+from ._faults import first_line, unreachable
+from ._gate import Gate
+from ._pool import Checkout, GatedPool
+from ._settings import place
+
+_CONNECT_TIMEOUT = 5.0
+
+
+def new_engine(
+    url: URL,
+    options: dict[str, Any],
+    *,
+    pool_size: int,
+    max_overflow: int,
+    pre_ping: bool,
+    gate: Gate,
+    writers: Gate,
+    out: dict[Any, Checkout],
+) -> AsyncEngine:
+    """Return the engine for `url`; it connects to nothing yet.
+
+    Args:
+        url: Where the database is, with the driver.
+        options: Further arguments of `create_async_engine`.
+        pool_size: As of `Database`.
+        max_overflow: As of `Database`.
+        pre_ping: As of `Database`.
+        gate: What each connection is waited for at.
+        writers: What SQLite's writers wait at.
+        out: Where the pool notes each checkout.
+
+    Raises:
+        InvalidSetting: SQLAlchemy refuses an option.
+    """
+    ours = {
+        "pool_size": pool_size,
+        "max_overflow": max_overflow,
+        "pool_pre_ping": pre_ping,
+        "poolclass": GatedPool,
+        "connect_args": _connect_arguments(url, options.pop("connect_args", {}), gate),
+    }
+    try:
+        engine = create_async_engine(url, **ours, **options)
+    except (ArgumentError, TypeError) as error:
+        raise InvalidSetting(f"engine_options: {first_line(error)}") from error
+    assert isinstance(engine.pool, GatedPool)
+    engine.pool.adopt(gate, out)
+    _name_unreachable(engine, place(url))
+    if _is_sqlite(url):
+        from ._sqlite import isolate
+
+        isolate(engine, writers, place(url))
+    return engine
+
+
+def read_only_options(url: URL) -> Mapping[str, Any]:
+    """Return the execution options of a transaction that the database lets only read."""
+    if not _is_sqlite(url):
+        return {"postgresql_readonly": True}
+    from ._sqlite import READ_ONLY
+
+    return {READ_ONLY: True}
+
+
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
+    if not _is_sqlite(url):
+        return {"timeout": _CONNECT_TIMEOUT, **given}
+    from ._sqlite import connector
+
+    # The driver must not begin transactions of its own accord: we begin them.
+    busy_ms = round(gate.max_wait * 1000)
+    return {**given, "async_creator_fn": connector(busy_ms), "isolation_level": None}
+
+
+def _name_unreachable(engine: AsyncEngine, where: str) -> None:
+    """Turn what the driver raises while connecting into one sentence with the place."""
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
+        try:
+            return dialect.connect(*arguments, **keywords)
+        except (OSError, dialect.loaded_dbapi.Error) as error:
+            raise unreachable(where, error) from error
