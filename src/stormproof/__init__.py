@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
     from .fastapi import session as session
+    from .fastapi import sync_read_session as sync_read_session
+    from .fastapi import sync_session as sync_session
     from .limit import Limiter as Limiter
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
@@ -44,6 +46,8 @@ _HOMES = {
     "remaining": ("_core.deadline", None),
     "route_deadline": ("fastapi", None),
     "session": ("fastapi", None),
+    "sync_read_session": ("fastapi", None),
+    "sync_session": ("fastapi", None),
 }
 
 __all__ = tuple(_HOMES)

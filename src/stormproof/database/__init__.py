@@ -16,5 +16,6 @@ from ._database import Database as Database  # noqa: E402
 from ._pool import PoolStatistics as PoolStatistics  # noqa: E402
 from ._session import DatabaseSession as DatabaseSession  # noqa: E402
 from ._stream import RowStream as RowStream  # noqa: E402
+from ._sync_session import SyncSession as SyncSession  # noqa: E402
 
-__all__ = ("Database", "DatabaseSession", "PoolStatistics", "RowStream")
+__all__ = ("Database", "DatabaseSession", "PoolStatistics", "RowStream", "SyncSession")

@@ -21,6 +21,8 @@ from ._pool import Checkout, GatedPool, PoolStatistics
 from ._session import DatabaseSession
 from ._settings import check_pool, check_unready_after, checked_options, parsed_url, place
 from ._stream import RowStream
+from ._sync import SyncUnits
+from ._sync_session import SyncSession
 from ._watch import Watch
 
 T = TypeVar("T")
@@ -90,6 +92,9 @@ class Database:
             f"the one writer of SQLite at {self._place}",
             "write in shorter units of work, read with read_session(), or move to PostgreSQL",
         )
+        self._sync: SyncUnits | None = None
+        self._sync_options = {k: v for k, v in options.items() if k != "connect_args"}
+        self._pre_ping = pre_ping
         self._engine = new_engine(
             self._url,
             options,
@@ -143,6 +148,26 @@ class Database:
         one snapshot on SQLite; on PostgreSQL it is a READ ONLY transaction.
         """
         return self._unit_of_work(read_only_options(self._url))
+
+    def sync_session(self) -> AbstractAsyncContextManager[SyncSession]:
+        """Return one unit of work for code that runs in threads, as `def` endpoints do.
+
+        Entering waits for a place in the pool on the loop, at most `max_wait` seconds and never
+        past the deadline, and takes no thread for that; so no more threads use connections than
+        there are connections. The place is the session's until the block has ended, the
+        connection from its first statement on. The end is as of `session`: committed, or undone
+        when it raises or is cancelled; a statement that still runs then is cut first.
+
+        Raises:
+            PoolTimeout: No place came free in time.
+            MissingExtra: The sync driver is not installed (psycopg; SQLite has its own).
+            NotStarted, CommitFailed, DeadlineExceeded, DatabaseUnavailable: as `session`.
+        """
+        return self._sync_unit(is_reader=False)
+
+    def sync_read_session(self) -> AbstractAsyncContextManager[SyncSession]:
+        """Return a unit of work for threads that only reads; as `sync_session` otherwise."""
+        return self._sync_unit(is_reader=True)
 
     @overload
     def stream(self, query: Select[T], *, page: int = 1000) -> RowStream[T]: ...
@@ -237,6 +262,9 @@ class Database:
         """Close idle connections now and those in use when they come back; twice is harmless."""
         self._is_open = False
         await self._end_watch()
+        if self._sync is not None:
+            await self._sync.close()
+            self._sync = None
         await self._engine.dispose()
 
     async def __aenter__(self) -> "Database":
@@ -263,11 +291,7 @@ class Database:
 
     @asynccontextmanager
     async def _unit_of_work(self, options: Mapping[str, Any]) -> AsyncIterator[DatabaseSession]:
-        if not self._is_open:
-            raise errors.NotStarted(
-                f"{self._name!r} ({self._place}) is not open; pass it to install(), "
-                "or use it inside `async with database:`"
-            )
+        self._check_open()
         session = DatabaseSession(self._engine, place=self._place, options=options)
         try:
             yield session
@@ -281,6 +305,33 @@ class Database:
             raise unavailable(self._place, error) from error
         finally:
             await session.end()
+
+    @asynccontextmanager
+    async def _sync_unit(self, *, is_reader: bool) -> AsyncIterator[SyncSession]:
+        self._check_open()
+        if self._sync is None:
+            self._sync = SyncUnits(
+                self._url,
+                self._sync_options,
+                size=self._pool_size,
+                pre_ping=self._pre_ping,
+                gate=self._gate,
+                writers=self._writers,
+                out=self._out,
+            )
+        try:
+            async with self._sync.unit(is_reader=is_reader) as session:
+                yield session
+        except errors.CommitFailed as error:
+            self._events.emit(CommitFailed(error.message))
+            raise
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise errors.NotStarted(
+                f"{self._name!r} ({self._place}) is not open; pass it to install(), "
+                "or use it inside `async with database:`"
+            )
 
     def _new_gate(self, capacity: int, max_wait: float, what: str, advice: str) -> Gate:
         def expired(waited: float) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import URL, event
+from sqlalchemy import URL, Engine, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -14,7 +14,8 @@ from ._gate import Gate
 from ._pool import Checkout, GatedPool
 from ._settings import place
 
-_CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 5.0
+"""Seconds a connection may take to be made."""
 
 
 def new_engine(
@@ -56,8 +57,8 @@ def new_engine(
         raise InvalidSetting(f"engine_options: {first_line(error)}") from error
     assert isinstance(engine.pool, GatedPool)
     engine.pool.adopt(gate, out)
-    _name_unreachable(engine, place(url))
-    if _is_sqlite(url):
+    name_unreachable(engine.sync_engine, place(url))
+    if is_sqlite(url):
         from ._sqlite import isolate
 
         isolate(engine, writers, place(url))
@@ -66,20 +67,21 @@ def new_engine(
 
 def read_only_options(url: URL) -> Mapping[str, Any]:
     """Return the execution options of a transaction that the database lets only read."""
-    if not _is_sqlite(url):
+    if not is_sqlite(url):
         return {"postgresql_readonly": True}
     from ._sqlite import READ_ONLY
 
     return {READ_ONLY: True}
 
 
-def _is_sqlite(url: URL) -> bool:
+def is_sqlite(url: URL) -> bool:
+    """Whether `url` names a SQLite file."""
     return url.get_backend_name() == "sqlite"
 
 
 def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
-    if not _is_sqlite(url):
-        return {"timeout": _CONNECT_TIMEOUT, **given}
+    if not is_sqlite(url):
+        return {"timeout": CONNECT_TIMEOUT, **given}
     from ._sqlite import connector
 
     # The driver must not begin transactions of its own accord: we begin them.
@@ -87,10 +89,10 @@ def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[s
     return {**given, "async_creator_fn": connector(busy_ms), "isolation_level": None}
 
 
-def _name_unreachable(engine: AsyncEngine, where: str) -> None:
+def name_unreachable(engine: Engine, where: str) -> None:
     """Turn what the driver raises while connecting into one sentence with the place."""
 
-    @event.listens_for(engine.sync_engine, "do_connect")
+    @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
         try:
             return dialect.connect(*arguments, **keywords)

@@ -1,8 +1,8 @@
 """Faults of the connection: telling a lost server from a refused statement."""
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from stormproof.errors import DatabaseUnavailable, StormproofError
+from stormproof.errors import CommitFailed, DatabaseUnavailable, StormproofError
 
 # SQLSTATE: connection exceptions, the server stops or starts, too many connections.
 _LOST_CLASS = "08"
@@ -28,6 +28,18 @@ def unavailable(
     return DatabaseUnavailable(
         f"the connection to the database at {place} was lost {when} ({first_line(error)})",
         retry_after=1,
+    )
+
+
+def commit_failed(place: str, error: Exception) -> Exception:
+    """Return the error for a COMMIT on `place` that raised `error`."""
+    if is_connection_lost(error) or isinstance(error, TimeoutError):
+        return unavailable(place, error, "during the COMMIT: whether the work is stored is unknown")
+    cause = first_line(error)
+    if isinstance(error, PendingRollbackError):
+        cause = "an earlier statement in it failed or was cut, and the block went on"
+    return CommitFailed(
+        f"the COMMIT on {place} failed, nothing of this unit of work is stored: {cause}"
     )
 
 

@@ -6,18 +6,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 
 from stormproof._core.deadline import remaining
 from stormproof.errors import (
-    CommitFailed,
     DeadlineExceeded,
     SessionClosed,
     SessionShared,
 )
 
-from ._faults import first_line, is_connection_lost, unavailable
+from ._faults import commit_failed, is_connection_lost, unavailable
 from ._waiting import PATIENCE, to_the_end
 
 _COMMIT_LIMIT = 30.0
@@ -123,7 +122,7 @@ class DatabaseSession(AsyncSession):
                 # transaction is still open with it: the next user would commit this work.
                 self._has_ended = True
                 await to_the_end(super().invalidate())
-                raise self._commit_failed(error) from error
+                raise commit_failed(self._place, error) from error
 
     async def rollback(self) -> None:
         """Undo everything since the last commit; runs to its end also when cancelled."""
@@ -215,18 +214,6 @@ class DatabaseSession(AsyncSession):
                 f"({self._user.get_name()!r} is in the middle of a statement); "
                 "give each task its own session, or run the statements one after another"
             )
-
-    def _commit_failed(self, error: Exception) -> Exception:
-        if is_connection_lost(error) or isinstance(error, TimeoutError):
-            return unavailable(
-                self._place, error, "during the COMMIT: whether the work is stored is unknown"
-            )
-        cause = first_line(error)
-        if isinstance(error, PendingRollbackError):
-            cause = "an earlier statement in it failed or was cut, and the block went on"
-        return CommitFailed(
-            f"the COMMIT on {self._place} failed, nothing of this unit of work is stored: {cause}"
-        )
 
 
 class _Transaction(AsyncSessionTransaction):

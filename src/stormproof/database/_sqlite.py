@@ -49,7 +49,7 @@ class _Call:
             self.is_over = True
 
 
-class _TidyConnection(sqlite3.Connection):
+class TidyConnection(sqlite3.Connection):
     """A connection that leaves no transaction, and so no lock, behind."""
 
     def __init__(self, database: str, **arguments: Any) -> None:
@@ -171,7 +171,7 @@ def connector(busy_ms: int) -> Callable[..., InterruptibleConnection]:
 
     def connect(database: str, **arguments: Any) -> InterruptibleConnection:
         def opened() -> sqlite3.Connection:
-            raw = _TidyConnection(database, **arguments)
+            raw = TidyConnection(database, **arguments)
             try:
                 raw.execute(f"PRAGMA busy_timeout = {busy_ms}")
                 raw.execute("PRAGMA journal_mode = WAL")
@@ -237,10 +237,11 @@ def _begin(connection: Connection, statement: str | None, writers: Gate, place: 
     try:
         adapted.run_async(begin)
     except (sqlite3.Error, ValueError) as error:  # ValueError: aiosqlite, on a closed one
-        raise _begin_refused(error, wait, writers, place) from error
+        raise begin_refused(error, wait, writers, place) from error
 
 
-def _begin_refused(error: Exception, wait: float, writers: Gate, place: str) -> Exception:
+def begin_refused(error: Exception, wait: float, writers: Gate, place: str) -> Exception:
+    """Return the error for a BEGIN that SQLite refused after `wait` seconds."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
         return DatabaseUnavailable(f"SQLite at {place} cannot begin: {error}", retry_after=1)
     left = remaining()
