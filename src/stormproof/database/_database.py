@@ -39,7 +39,8 @@ class Database:
 
     Args:
         url: "sqlite:///items.db" (driver aiosqlite) or "postgresql://user:password@host/name"
-            (driver asyncpg). An in-memory SQLite is refused.
+            (driver asyncpg; with the scheme "postgresql+psycopg", psycopg). An in-memory SQLite
+            is refused.
         pool_size: Connections kept open, at least 1.
         max_overflow: Connections opened beyond that while many are needed, 0 or more.
         max_wait: Longest wait for a connection, in seconds; 0 means not to wait. The deadline

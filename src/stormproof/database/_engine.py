@@ -80,6 +80,11 @@ def is_sqlite(url: URL) -> bool:
 
 
 def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
+    if url.get_driver_name() == "psycopg":
+        from ._psycopg import CuttableConnection
+
+        ours = {"async_creator_fn": CuttableConnection.connect}
+        return {"connect_timeout": int(CONNECT_TIMEOUT), **given, **ours}
     if not is_sqlite(url):
         return {"timeout": CONNECT_TIMEOUT, **given}
     from ._sqlite import connector

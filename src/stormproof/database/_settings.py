@@ -15,6 +15,7 @@ _SUPPORTED = {
     "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
+    "postgresql+psycopg": "postgresql+psycopg",
 }
 _EXTRAS = {"aiosqlite": "database", "asyncpg": "postgres", "psycopg": "psycopg"}
 _OURS = {
@@ -70,7 +71,7 @@ def _checked_sqlite(url: URL) -> URL:
 def _with_ssl(url: URL) -> URL:
     """Rename libpq's `sslmode`, which hosting platforms put into URLs, to asyncpg's `ssl`."""
     mode = url.query.get("sslmode")
-    if mode is None:
+    if mode is None or url.get_driver_name() == "psycopg":
         return url
     return url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
 

@@ -1,8 +1,6 @@
 """The sync session: one unit of work for code in threads, which can be cut from another thread."""
 
 import functools
-import os
-import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +15,7 @@ from stormproof._core.deadline import remaining
 from stormproof.errors import DeadlineExceeded, SessionClosed, SessionShared
 
 from ._faults import commit_failed, is_connection_lost, unavailable
-from ._waiting import PATIENCE
+from ._waiting import PATIENCE, sever
 
 _CUT_EVERY = 0.05
 _SEVER_AFTER = 1.0
@@ -195,7 +193,7 @@ class SyncSession(Session):
             if isinstance(driver, sqlite3.Connection):
                 driver.interrupt()
             elif driver is not None and is_last:
-                _sever(driver.fileno())
+                sever(driver.fileno())
             elif driver is not None:
                 driver.cancel_safe(timeout=_SEVER_AFTER)
 
@@ -261,9 +259,3 @@ class _Block:
 @event.listens_for(SyncSession, "after_begin")
 def _note_driver(session: SyncSession, _: SessionTransaction, connection: Connection) -> None:
     session._driver = connection.connection.driver_connection
-
-
-def _sever(descriptor: int) -> None:
-    """Make whoever waits at the socket see its end: a silent network answers no cancellation."""
-    with socket.socket(fileno=os.dup(descriptor)) as ours:
-        ours.shutdown(socket.SHUT_RDWR)

@@ -1,6 +1,8 @@
 """Waiting for what must not be left half done: a COMMIT, a clean-up."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -45,3 +47,9 @@ async def to_the_end(work: Coroutine[Any, Any, T], *, within: float | None = Non
         cancelled = None  # the traceback of an exception must not hold its own frame
         for timer in timers:
             timer.cancel()
+
+
+def sever(descriptor: int) -> None:
+    """Make whoever waits at the socket see its end: a silent network answers no cancellation."""
+    with socket.socket(fileno=os.dup(descriptor)) as ours:
+        ours.shutdown(socket.SHUT_RDWR)
