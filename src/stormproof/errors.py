@@ -130,6 +130,18 @@ class DatabaseUnavailable(StormproofError, ConnectionError):
     code, status, title = "SP405", 503, "Database unavailable"
 
 
+class UncommittedWork(StormproofError, RuntimeError):
+    """A session was to give its connection back in the middle of changes."""
+
+    code, title = "SP406", "Uncommitted work"
+
+
+class TransactionConflict(CommitFailed):
+    """Another transaction was in the way: nothing is stored, and trying again may succeed."""
+
+    code, status, title = "SP407", 503, "Transaction conflict"
+
+
 class NotPageable(StormproofError, ValueError):
     """A query cannot be read page by page: it has no key, or no page of it can be told."""
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 import httpx2
@@ -76,6 +77,20 @@ async def test_a_constraint_that_fails_at_the_commit_is_an_error(database: Datab
     async with database.sync_session() as session:
         session.add(Item(name="a"))
     assert await names(database) == ["a"]
+
+
+async def test_a_block_that_swallows_a_failed_statement_cannot_commit(database: Database) -> None:
+    def work() -> None:
+        session.execute(text("INSERT INTO items VALUES (1, 'a')"))
+        with suppress(DBAPIError):
+            session.connection().exec_driver_sql("SELECT nonsense")
+
+    if is_sqlite(database):
+        return  # it undoes the statement alone
+    with pytest.raises(CommitFailed):
+        async with database.sync_session() as session:
+            await in_thread(work)
+    assert await names(database) == []
 
 
 async def test_a_middle_commit_and_a_begin_block_work(database: Database) -> None:

@@ -107,6 +107,23 @@ class CommitFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TransactionRetried(Event):
+    """A unit of work is run again, for the `number`th time, because of another transaction."""
+
+    name: str
+    number: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitCallbackFailed(Event):
+    """What was to follow a COMMIT raised or was cut; the COMMIT itself stands."""
+
+    callback: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFailed(Event):
     """A supervised task ended with an exception, or was not done within its timeout.
 

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Row, Select
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stormproof import errors
@@ -15,14 +14,16 @@ from stormproof._core.events import CommitFailed, Events, PoolWaitExpired
 from stormproof._core.lifecycle import Lifecycle, Loss
 
 from ._engine import new_engine, read_only_options
-from ._faults import first_line, is_connection_lost, unavailable
+from ._faults import first_line
 from ._gate import Gate
 from ._pool import Checkout, GatedPool, PoolStatistics
+from ._retry import Retries
 from ._session import DatabaseSession
 from ._settings import check_pool, check_unready_after, checked_options, parsed_url, place
 from ._stream import RowStream
 from ._sync import SyncUnits
 from ._sync_session import SyncSession
+from ._unit import UnitOfWork
 from ._watch import Watch
 
 T = TypeVar("T")
@@ -149,6 +150,25 @@ class Database:
         one snapshot on SQLite; on PostgreSQL it is a READ ONLY transaction.
         """
         return self._unit_of_work(read_only_options(self._url))
+
+    def transaction(self, *, retries: int = 3) -> Retries:
+        """Return a decorator that runs an async function as a unit of work, again if need be.
+
+        The function gets the session as its first argument; who calls it leaves that out. When
+        another transaction was in the way (a serialization failure or a deadlock of PostgreSQL,
+        the lock of SQLite), everything it did is undone and it is called again, after a short
+        random pause, at most `retries` times and never past the deadline. It is not called
+        again when it has committed in its middle. What it does outside of the database it does
+        again: put that into `session.on_commit`.
+
+        Args:
+            retries: How often it is repeated at most, 0 or more.
+
+        Raises (when it is called):
+            TransactionConflict: It was repeated as often as it may be; nothing is stored.
+            All that `session` raises.
+        """
+        return Retries(lambda: self._unit_of_work({}), retries=retries, events=lambda: self._events)
 
     def sync_session(self) -> AbstractAsyncContextManager[SyncSession]:
         """Return one unit of work for code that runs in threads, as `def` endpoints do.
@@ -290,22 +310,12 @@ class Database:
         if self._watch is not None:
             await self._watch.stop()
 
-    @asynccontextmanager
-    async def _unit_of_work(self, options: Mapping[str, Any]) -> AsyncIterator[DatabaseSession]:
+    def _unit_of_work(self, options: Mapping[str, Any]) -> UnitOfWork:
         self._check_open()
-        session = DatabaseSession(self._engine, place=self._place, options=options)
-        try:
-            yield session
-            await session.commit()
-        except errors.CommitFailed as error:
-            self._events.emit(CommitFailed(error.message))
-            raise
-        except DBAPIError as error:
-            if not is_connection_lost(error):
-                raise
-            raise unavailable(self._place, error) from error
-        finally:
-            await session.end()
+        session = DatabaseSession(
+            self._engine, place=self._place, options=options, events=self._events
+        )
+        return UnitOfWork(session, self._events)
 
     @asynccontextmanager
     async def _sync_unit(self, *, is_reader: bool) -> AsyncIterator[SyncSession]:

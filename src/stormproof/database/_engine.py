@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -62,6 +62,8 @@ def new_engine(
         from ._sqlite import isolate
 
         isolate(engine, writers, place(url))
+    if url.drivername == "postgresql+asyncpg":
+        _shorten_timeouts(engine)
     return engine
 
 
@@ -80,13 +82,15 @@ def is_sqlite(url: URL) -> bool:
 
 
 def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
-    if url.get_driver_name() == "psycopg":
+    if url.drivername == "postgresql+asyncpg":
+        from ._postgres import DeadlineConnection
+
+        return {"timeout": CONNECT_TIMEOUT, "connection_class": DeadlineConnection, **given}
+    if url.drivername == "postgresql+psycopg":
         from ._psycopg import CuttableConnection
 
         ours = {"async_creator_fn": CuttableConnection.connect}
         return {"connect_timeout": int(CONNECT_TIMEOUT), **given, **ours}
-    if not is_sqlite(url):
-        return {"timeout": CONNECT_TIMEOUT, **given}
     from ._sqlite import connector
 
     # The driver must not begin transactions of its own accord: we begin them.
@@ -100,6 +104,18 @@ def name_unreachable(engine: Engine, where: str) -> None:
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
         try:
-            return dialect.connect(*arguments, **keywords)
+            adapted = dialect.connect(*arguments, **keywords)
+            learn = getattr(getattr(adapted, "driver_connection", None), "learn", None)
+            if learn is not None:
+                adapted.run_async(lambda _: learn(CONNECT_TIMEOUT))
+            return adapted
         except (OSError, dialect.loaded_dbapi.Error) as error:
             raise unreachable(where, error) from error
+
+
+def _shorten_timeouts(engine: AsyncEngine) -> None:
+    from ._postgres import shorten_timeout
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def before(connection: Connection, *_: object) -> None:
+        shorten_timeout(connection)

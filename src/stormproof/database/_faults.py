@@ -1,12 +1,26 @@
 """Faults of the connection: telling a lost server from a refused statement."""
 
+import sqlite3
+
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
-from stormproof.errors import CommitFailed, DatabaseUnavailable, StormproofError
+from stormproof._core.deadline import remaining
+from stormproof.errors import (
+    CommitFailed,
+    DatabaseUnavailable,
+    DeadlineExceeded,
+    StormproofError,
+    TransactionConflict,
+)
 
 # SQLSTATE: connection exceptions, the server stops or starts, too many connections.
 _LOST_CLASS = "08"
 _LOST_STATES = frozenset({"57P01", "57P02", "57P03", "53300"})
+# Serialization failure, deadlock: the same transaction, begun again, may succeed.
+_CONFLICTS = frozenset({"40001", "40P01"})
+_CANCELED = "57014"
+# Ours fires at most 0.1 s before the deadline (`_postgres.statement_timeout_ms`).
+_NEAR_THE_DEADLINE = 0.15
 
 
 def is_connection_lost(error: BaseException) -> bool:
@@ -17,8 +31,58 @@ def is_connection_lost(error: BaseException) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
-    state = str(getattr(error.orig, "sqlstate", None) or "")
+    state = _state(error)
     return error.connection_invalidated or state.startswith(_LOST_CLASS) or state in _LOST_STATES
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether another transaction was in the way, and this one may succeed when it is repeated."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return _state(error) in _CONFLICTS or is_busy(error.orig)
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Whether SQLite says that another connection holds its lock."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def is_cut_by_deadline(error: BaseException) -> bool:
+    """Whether the server cut a statement because our deadline is about to pass."""
+    if not isinstance(error, DBAPIError) or _state(error) != _CANCELED:
+        return False
+    left = remaining()
+    return left is not None and left <= _NEAR_THE_DEADLINE
+
+
+def cut_by_deadline(place: str) -> DeadlineExceeded:
+    """Return the error for a statement that the server cut in time."""
+    return DeadlineExceeded(f"the deadline passed during a statement on {place}")
+
+
+def conflict(place: str, error: BaseException) -> TransactionConflict:
+    """Return the error for a transaction that another one was in the way of."""
+    return TransactionConflict(
+        f"another transaction on {place} was in the way, nothing of this one is stored "
+        f"({first_line(error)}); run it again: @database.transaction(retries=3)",
+        retry_after=1,
+    )
+
+
+def commit_refused(place: str, error: Exception) -> Exception:
+    """Return the error for a COMMIT that raised `error`: what is known about the work."""
+    if is_connection_lost(error) or isinstance(error, TimeoutError):
+        return unavailable(place, error, "during the COMMIT: whether the work is stored is unknown")
+    if is_conflict(error):
+        return conflict(place, error)
+    if is_cut_by_deadline(error):
+        return DeadlineExceeded(f"the deadline passed in the COMMIT on {place}; nothing is stored")
+    cause = first_line(error)
+    if isinstance(error, PendingRollbackError):
+        cause = "an earlier statement in it failed or was cut, and the block went on"
+    return CommitFailed(
+        f"the COMMIT on {place} failed, nothing of this unit of work is stored: {cause}"
+    )
 
 
 def unavailable(
@@ -28,18 +92,6 @@ def unavailable(
     return DatabaseUnavailable(
         f"the connection to the database at {place} was lost {when} ({first_line(error)})",
         retry_after=1,
-    )
-
-
-def commit_failed(place: str, error: Exception) -> Exception:
-    """Return the error for a COMMIT on `place` that raised `error`."""
-    if is_connection_lost(error) or isinstance(error, TimeoutError):
-        return unavailable(place, error, "during the COMMIT: whether the work is stored is unknown")
-    cause = first_line(error)
-    if isinstance(error, PendingRollbackError):
-        cause = "an earlier statement in it failed or was cut, and the block went on"
-    return CommitFailed(
-        f"the COMMIT on {place} failed, nothing of this unit of work is stored: {cause}"
     )
 
 
@@ -58,3 +110,7 @@ def first_line(error: BaseException) -> str:
     lines = str(cause).strip().splitlines()
     name = type(cause).__name__
     return lines[0].removeprefix(f"<class '{type(cause).__module__}.{name}'>: ") if lines else name
+
+
+def _state(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")

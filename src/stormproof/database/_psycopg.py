@@ -4,7 +4,8 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
-from psycopg import AsyncConnection, Error
+from psycopg import AsyncConnection, BaseConnection, Error
+from psycopg.errors import InFailedSqlTransaction
 from psycopg.pq import TransactionStatus
 
 from ._waiting import sever
@@ -14,6 +15,8 @@ _CANCEL_LIMIT = 1.0
 """Seconds one request to cancel may take."""
 _SEVER_AFTER = 1.5
 """Seconds from the first request on, after which the connection is given up."""
+
+_ROLLED_BACK = "an earlier statement failed, and the server rolled everything back"
 
 
 class CuttableConnection(AsyncConnection[Any]):
@@ -36,6 +39,17 @@ class CuttableConnection(AsyncConnection[Any]):
                 await asyncio.wait((self._cutting,))
                 self._cutting = None
 
+    async def commit(self) -> None:
+        """As psycopg's, but a COMMIT that rolled back raises.
+
+        Raises:
+            InFailedSqlTransaction: An earlier statement had failed; see `refuse_failed`.
+        """
+        has_failed = self.pgconn.transaction_status == TransactionStatus.INERROR
+        await super().commit()
+        if has_failed:
+            raise InFailedSqlTransaction(_ROLLED_BACK)
+
     async def _try_cancel(self, *, timeout: float = _CANCEL_LIMIT) -> None:
         self._cutting = asyncio.create_task(self._cut(), name="cut of a statement")
 
@@ -50,3 +64,13 @@ class CuttableConnection(AsyncConnection[Any]):
                 await self.cancel_safe(timeout=_CANCEL_LIMIT)
             await asyncio.sleep(_CANCEL_EVERY)
         sever(self.fileno())
+
+
+def refuse_failed(connection: BaseConnection[Any]) -> None:
+    """Raise InFailedSqlTransaction when an earlier statement of the transaction had failed.
+
+    The server answers such a COMMIT with ROLLBACK and without an error, so the loss would be told
+    to nobody.
+    """
+    if connection.pgconn.transaction_status == TransactionStatus.INERROR:
+        raise InFailedSqlTransaction(_ROLLED_BACK)

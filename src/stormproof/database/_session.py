@@ -2,21 +2,22 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
 
 from stormproof._core.deadline import remaining
-from stormproof.errors import (
-    DeadlineExceeded,
-    SessionClosed,
-    SessionShared,
-)
+from stormproof._core.events import Events
+from stormproof.errors import DeadlineExceeded, SessionClosed, SessionShared
 
-from ._faults import commit_failed, is_connection_lost, unavailable
+from ._callbacks import Callback, run_callbacks
+from ._faults import commit_refused, is_connection_lost
+from ._nested import Block
+from ._turn import Turn
+from ._uncommitted import refuse_uncommitted
 from ._waiting import PATIENCE, to_the_end
 
 _COMMIT_LIMIT = 30.0
@@ -26,14 +27,14 @@ Method = TypeVar("Method", bound=Callable[..., Awaitable[Any]])
 
 
 def _one_at_a_time(method: Method) -> Method:
-    """Make a method of AsyncSession take its turn: see `DatabaseSession._turn`."""
+    """Make a method of AsyncSession take its turn."""
 
     @functools.wraps(method)
-    async def turn(session: "DatabaseSession", *args: Any, **kwargs: Any) -> Any:
-        async with session._turn():
+    async def in_turn(session: "DatabaseSession", *args: Any, **kwargs: Any) -> Any:
+        with Turn(session):
             return await method(session, *args, **kwargs)
 
-    return cast(Method, turn)
+    return cast(Method, in_turn)
 
 
 class DatabaseSession(AsyncSession):
@@ -52,14 +53,21 @@ class DatabaseSession(AsyncSession):
     Errors of the statement itself (`sqlalchemy.exc.IntegrityError`, ...) are left as they are.
     """
 
-    def __init__(self, engine: AsyncEngine, *, place: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, place: str, options: Mapping[str, Any], events: Events
+    ) -> None:
         super().__init__(
             engine, expire_on_commit=False, close_resets_only=False, execution_options=dict(options)
         )
-        self._place = place
+        self.place = place
+        self.commits = 0
+        self._events = events
+        self._options = options
         self._user: asyncio.Task[Any] | None = None
-        self._limit: asyncio.Timeout | None = None
+        self._turn: Turn | None = None
         self._came_free: asyncio.Event | None = None
+        self._callbacks: list[Callback] = []
+        self._is_calling_back = False
         self._has_ended = False
 
     execute = _one_at_a_time(AsyncSession.execute)
@@ -90,12 +98,12 @@ class DatabaseSession(AsyncSession):
     def begin(self) -> AsyncSessionTransaction:
         """Return a block that ends with this session's `commit`, or `rollback` when it raises."""
         self._check_open()
-        return _Transaction(self)
+        return Block(self)
 
     def begin_nested(self) -> AsyncSessionTransaction:
         """Return a block that is rolled back alone when it raises (SAVEPOINT)."""
         self._check_open()
-        return _Transaction(self, nested=True)
+        return Block(self, nested=True)
 
     async def commit(self) -> None:
         """Flush, then COMMIT, and give the connection back; the next statement takes a new one.
@@ -103,29 +111,93 @@ class DatabaseSession(AsyncSession):
         Nothing is committed once the deadline has passed; a COMMIT that was begun in time may
         end 5 s after it (without a deadline, after 30 s). Cancelled during the flush: nothing is
         stored. Cancelled during the COMMIT: it still runs to its end, for at most 5 s, the
-        cancellation is raised after that, and the work may be stored.
+        cancellation is raised after that, and the work may be stored. When it has succeeded, the
+        callbacks of `on_commit` run.
 
         Raises:
             CommitFailed: The database refused the COMMIT; nothing is stored.
+            TransactionConflict: It refused it because of another transaction; nothing is stored.
             DeadlineExceeded: The deadline had passed; nothing is stored.
             DatabaseUnavailable: The connection was lost, or the COMMIT was not answered in time;
                 whether the work is stored is unknown.
         """
-        await self.flush()
+        sync = self.sync_session
+        if sync.new or sync.dirty or sync.deleted:
+            await self.flush()
         left = self._left()
         with self._held():
-            try:
-                within = _COMMIT_LIMIT if left is None else left + PATIENCE
-                await to_the_end(super().commit(), within=within)
-            except Exception as error:
+            if sync.in_transaction() or self._callbacks:
+                await self._commit_within(_COMMIT_LIMIT if left is None else left + PATIENCE)
+
+    async def _commit_within(self, seconds: float) -> None:
+        before = self.commits
+        try:
+            await to_the_end(self._commit_and_call_back(), within=seconds)
+        except Exception as error:
+            if self.commits > before:
+                return  # a callback took too long, which was told; the COMMIT stands
+            self._has_ended = True
+            if isinstance(error, DBAPIError) and not is_connection_lost(error):
+                await to_the_end(self._close_or_invalidate())
+            else:
                 # SQLAlchemy returns a connection whose commit raised to the pool as it is, if the
                 # transaction is still open with it: the next user would commit this work.
-                self._has_ended = True
                 await to_the_end(super().invalidate())
-                raise commit_failed(self._place, error) from error
+            raise commit_refused(self.place, error) from error
+
+    async def _commit_and_call_back(self) -> None:
+        if self.sync_session.in_transaction():
+            await super().commit()
+        self.commits += 1
+        if not self._callbacks:
+            return
+        callbacks, self._callbacks = self._callbacks, []
+        self._is_calling_back = True
+        try:
+            await run_callbacks(callbacks, self._events)
+        finally:
+            self._is_calling_back = False
+
+    def on_commit(self, callback: Callback) -> None:
+        """Call `callback()` once the work so far is committed; never after a rollback.
+
+        Callbacks run in their order, within `commit()` and so before the response: at the end
+        of the unit of work, or at a commit in its middle. One that raises is logged and told as
+        the event `CommitCallbackFailed`; the others run, and the work stays committed. What a
+        callback awaits holds up the response, until 5 s after the deadline at most (without a
+        deadline 30 s); when the caller is cancelled they still have 5 s. In a savepoint that is
+        undone they are forgotten with it. A callback cannot use this session.
+
+        Args:
+            callback: A plain or async function without arguments, for example
+                `functools.partial(tasks.spawn, send_mail, order.id)`.
+        """
+        self._check_open()
+        self._callbacks.append(callback)
+
+    async def release(self) -> None:
+        """Give the connection back before a slow await; the next statement takes one again.
+
+        It ends the transaction: what is read afterwards may have changed meanwhile, and locks
+        are gone. Loaded objects stay usable. It never commits and never undoes anything: with
+        changes that are not committed it refuses, and the unit of work goes on as it was. To
+        know it, it asks the database (one more round trip on PostgreSQL, none on SQLite or in a
+        `read_session`); on PostgreSQL a row lock counts as a change. Without a connection it
+        does nothing.
+
+        Raises:
+            UncommittedWork: There are changes that are not committed: `await session.commit()`
+                before, or release before the first change.
+        """
+        with Turn(self):
+            await refuse_uncommitted(self)
+            if self.sync_session.in_transaction():
+                # COMMIT, which stores nothing here: a ROLLBACK would expire what was loaded.
+                await to_the_end(super().commit())
 
     async def rollback(self) -> None:
         """Undo everything since the last commit; runs to its end also when cancelled."""
+        self._callbacks.clear()
         with self._held():
             await to_the_end(super().rollback())
 
@@ -135,14 +207,21 @@ class DatabaseSession(AsyncSession):
         The connection is back in the pool when this returns, however it returns.
         """
         self._has_ended = True
-        if self._user is not None and self._limit is not None and not self._limit.expired():
-            self._limit.reschedule(0)
+        self._callbacks.clear()
+        if self._user is None and not self.sync_session.in_transaction():
+            self.sync_session.close()  # holds no connection, so this waits for nothing
+            return
+        if self._turn is not None:
+            self._turn.cut()
         await to_the_end(self._close_when_free())
 
     async def _close_when_free(self) -> None:
         while self._user is not None:
             self._came_free = asyncio.Event()
             await self._came_free.wait()
+        await self._close_or_invalidate()
+
+    async def _close_or_invalidate(self) -> None:
         try:
             await super().close()
         except Exception:
@@ -155,54 +234,39 @@ class DatabaseSession(AsyncSession):
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """Keep the session for the running task; not entered twice by one task."""
-        self._check_open()
-        self._check_alone()
-        self._user = asyncio.current_task()
+        """Keep the session for the running task, without a limit; not entered twice by one task."""
+        self._hold()
         try:
             yield
         finally:
-            self._user = self._limit = None
-            if self._came_free is not None:
-                self._came_free.set()
+            self._give_up()
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """Hold the session for one statement of the running task, until the deadline at most.
+    def _hold(self) -> None:
+        self._check_open()
+        self._check_alone()
+        self._user = asyncio.current_task()
 
-        A task that holds it may go on to a second statement inside the first.
-        """
-        if self._user is not None and self._user is asyncio.current_task():
-            yield
-            return
-        with self._held():
-            limit = self._limit = asyncio.timeout(self._left())
-            try:
-                async with limit:
-                    yield
-            except TimeoutError as error:
-                if not limit.expired():
-                    raise
-                self._check_open()  # it was not the deadline that cut it, but the block's end
-                raise DeadlineExceeded(
-                    f"the deadline passed during a statement on {self._place}"
-                ) from error
-            except (DBAPIError, ConnectionError) as error:
-                if not is_connection_lost(error):
-                    raise
-                raise unavailable(self._place, error) from error
+    def _give_up(self) -> None:
+        self._user = None
+        if self._came_free is not None:
+            self._came_free.set()
 
     def _left(self) -> float | None:
         """Return the seconds left of the deadline, None without one; raise when it has passed."""
         left = remaining()
         if left is not None and left <= 0:
-            raise DeadlineExceeded(f"the deadline passed before a statement on {self._place}")
+            raise DeadlineExceeded(f"the deadline passed before a statement on {self.place}")
         return left
 
     def _check_open(self) -> None:
+        if self._is_calling_back:
+            raise SessionClosed(
+                f"a callback of on_commit() used its session of {self.place}, whose work is "
+                "committed already; open a session of its own in it"
+            )
         if self._has_ended:
             raise SessionClosed(
-                f"a session of {self._place} was used after its unit of work had ended; "
+                f"a session of {self.place} was used after its unit of work had ended; "
                 "a stream, background work or a task needs a session of its own: "
                 "`async with database.session() as session`"
             )
@@ -210,38 +274,7 @@ class DatabaseSession(AsyncSession):
     def _check_alone(self) -> None:
         if self._user is not None and self._user is not asyncio.current_task():
             raise SessionShared(
-                f"a session of {self._place} is used by two tasks at once "
+                f"a session of {self.place} is used by two tasks at once "
                 f"({self._user.get_name()!r} is in the middle of a statement); "
                 "give each task its own session, or run the statements one after another"
             )
-
-
-class _Transaction(AsyncSessionTransaction):
-    """The block of `begin()` or `begin_nested()`, with the promises of the session."""
-
-    __slots__ = ()
-
-    session: DatabaseSession
-
-    async def start(self, is_ctxmanager: bool = False) -> AsyncSessionTransaction:
-        async with self.session._turn():
-            # SQLAlchemy's own block would end with a COMMIT without our promises.
-            return await super().start(is_ctxmanager and self.nested)
-
-    async def commit(self) -> None:
-        if not self.nested:
-            return await self.session.commit()
-        async with self.session._turn():
-            return await super().commit()
-
-    async def rollback(self) -> None:
-        if not self.nested:
-            return await self.session.rollback()
-        with self.session._held():
-            return await to_the_end(super().rollback())
-
-    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if self.nested:
-            with self.session._held():
-                return await super().__aexit__(kind, error, traceback)
-        return await (self.session.commit() if kind is None else self.session.rollback())

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import aiosqlite
@@ -17,6 +17,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from stormproof._core.deadline import bounded, remaining
 from stormproof.errors import DatabaseUnavailable, DeadlineExceeded, PoolTimeout
 
+from ._faults import is_busy
 from ._gate import Gate
 from ._pool import ENDING, HELD
 from ._waiting import to_the_end
@@ -28,6 +29,7 @@ READ_ONLY = "stormproof_read_only"
 _INTERRUPT_EVERY = 0.01
 # These are brief, and half of one is worse than a late one.
 _NEVER_CUT = frozenset({"close", "commit", "rollback"})
+_WRITER = "BEGIN IMMEDIATE"
 
 
 class _Call:
@@ -54,6 +56,7 @@ class TidyConnection(sqlite3.Connection):
 
     def __init__(self, database: str, **arguments: Any) -> None:
         super().__init__(database, **arguments)
+        self.has_begun = False
         self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
 
     def cursor(self, *arguments: Any) -> Any:
@@ -65,9 +68,14 @@ class TidyConnection(sqlite3.Connection):
     def commit(self) -> None:
         """COMMIT; when SQLite refuses it, roll back.
 
-        SQLite leaves the refused transaction open, and SQLAlchemy returns the connection to the
-        pool like that: with the write lock, and unable to begin.
+        A statement that failed may have ended the transaction (a full disk, OR ROLLBACK); the
+        COMMIT after it would succeed, and the loss would be told to nobody. SQLite leaves a
+        refused transaction open, and SQLAlchemy returns the connection to the pool like that:
+        with the write lock, and unable to begin.
         """
+        if self.has_begun and not self.in_transaction:
+            self.has_begun = False
+            raise sqlite3.OperationalError("an earlier statement rolled everything back")
         try:
             super().commit()
         except sqlite3.Error:
@@ -98,6 +106,7 @@ class InterruptibleConnection(aiosqlite.Connection):
 
     _busy_ms = -1
     _is_read_only = False
+    _before: tuple[int, int] | None = None
     _stopped: asyncio.Future[Any] | None = None
 
     def stop(self) -> asyncio.Future[Any] | None:
@@ -141,8 +150,19 @@ class InterruptibleConnection(aiosqlite.Connection):
         if read_only != self._is_read_only:
             self._conn.execute(f"PRAGMA query_only = {int(read_only)}")
             self._is_read_only = read_only
+        cast(TidyConnection, self._conn).has_begun = statement is not None
         if statement is not None:
             self._conn.execute(statement)
+        self._before = self._changes() if statement == _WRITER else None
+
+    async def has_changed(self) -> bool:
+        """Whether rows or the schema were changed since `begin`."""
+        return bool(await self._execute(lambda: self._before not in (None, self._changes())))
+
+    def _changes(self) -> tuple[int, int]:
+        # Neither counts the other's: CREATE TABLE changes no row.
+        (schema,) = self._conn.execute("PRAGMA schema_version").fetchone()
+        return self._conn.total_changes, schema
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if getattr(fn, "__name__", "") in _NEVER_CUT:
@@ -211,7 +231,14 @@ def isolate(engine: AsyncEngine, writers: Gate, place: str) -> None:
             _begin(connection, "BEGIN", writers, place)
         else:
             _enter(connection, writers)
-            _begin(connection, "BEGIN IMMEDIATE", writers, place)
+            _begin(connection, _WRITER, writers, place)
+
+
+def has_changed(connection: Connection) -> bool:
+    """Whether the transaction of `connection` has changed anything."""
+    adapted = connection.connection.dbapi_connection
+    assert adapted is not None
+    return bool(adapted.run_async(InterruptibleConnection.has_changed))
 
 
 def _enter(connection: Connection, writers: Gate) -> None:
@@ -242,7 +269,7 @@ def _begin(connection: Connection, statement: str | None, writers: Gate, place: 
 
 def begin_refused(error: Exception, wait: float, writers: Gate, place: str) -> Exception:
     """Return the error for a BEGIN that SQLite refused after `wait` seconds."""
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+    if not is_busy(error):
         return DatabaseUnavailable(f"SQLite at {place} cannot begin: {error}", retry_after=1)
     left = remaining()
     if left is not None and left <= 0:

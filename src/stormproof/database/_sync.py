@@ -15,11 +15,12 @@ from stormproof._core.deadline import remaining
 from stormproof.errors import InvalidSetting
 
 from ._engine import CONNECT_TIMEOUT, is_sqlite, name_unreachable, read_only_options
-from ._faults import first_line, is_connection_lost, unavailable
+from ._faults import first_line
 from ._gate import Gate
 from ._pool import Checkout
 from ._settings import check_driver, place
 from ._sync_session import SyncSession
+from ._turn import told_apart
 from ._waiting import to_the_end
 
 
@@ -91,9 +92,10 @@ class SyncUnits:
             yield session
             is_over = session.end_unused() or await self._finished(session)
         except DBAPIError as error:
-            if not is_connection_lost(error):
+            told = told_apart(self._place, error)
+            if told is None:
                 raise
-            raise unavailable(self._place, error) from error
+            raise told from error
         finally:
             timer.cancel()
             give_back = partial(self._give_back, session, gates)

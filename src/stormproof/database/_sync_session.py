@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session, SessionTransaction
 from stormproof._core.deadline import remaining
 from stormproof.errors import DeadlineExceeded, SessionClosed, SessionShared
 
-from ._faults import commit_failed, is_connection_lost, unavailable
+from ._faults import commit_refused
+from ._turn import told_apart
 from ._waiting import PATIENCE, sever
 
 _CUT_EVERY = 0.05
@@ -123,12 +124,13 @@ class SyncSession(Session):
             self._check_in_time()
             self._is_committing = True
             try:
+                self._refuse_failed()
                 super().commit()
             except Exception as error:
                 # As in the async session: the next user would commit this work.
                 self._has_ended = True
                 super().invalidate()
-                raise commit_failed(self._place, error) from error
+                raise commit_refused(self._place, error) from error
             finally:
                 self._is_committing = False
 
@@ -177,6 +179,13 @@ class SyncSession(Session):
         self._cut_until_free()
         self._lock.release()
 
+    def _refuse_failed(self) -> None:
+        """Raise where PostgreSQL would answer the COMMIT with a rollback and without an error."""
+        if self.in_transaction() and not isinstance(self._driver, sqlite3.Connection):
+            from ._psycopg import refuse_failed
+
+            refuse_failed(self._driver)
+
     def _cut_until_free(self) -> None:
         """Interrupt what runs, again and again, until the lock is ours."""
         waited, pause = 0.0, _CUT_EVERY
@@ -218,9 +227,10 @@ class SyncSession(Session):
                 raise DeadlineExceeded(
                     f"the deadline passed during a statement on {self._place}"
                 ) from error
-            if not is_connection_lost(error):
+            told = told_apart(self._place, error)
+            if told is None:
                 raise
-            raise unavailable(self._place, error) from error
+            raise told from error
         finally:
             self._lock.release()
 
