@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Row, Select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from stormproof import errors
 from stormproof._core.events import CommitFailed, Events, PoolWaitExpired
@@ -81,6 +81,7 @@ class Database:
         self._unready_after = unready_after
         self._watch: Watch | None = None
         self._is_open = False
+        self._joined: AsyncConnection | None = None
         self._out: dict[Any, Checkout] = {}
         self._gate = self._new_gate(
             pool_size + max_overflow,
@@ -311,15 +312,27 @@ class Database:
             await self._watch.stop()
 
     def _unit_of_work(self, options: Mapping[str, Any]) -> UnitOfWork:
+        return UnitOfWork(self._new_session(options), self._events)
+
+    def _new_session(self, options: Mapping[str, Any]) -> DatabaseSession:
         self._check_open()
-        session = DatabaseSession(
-            self._engine, place=self._place, options=options, events=self._events
-        )
-        return UnitOfWork(session, self._events)
+        if self._joined is None:
+            return DatabaseSession(
+                self._engine, place=self._place, options=options, events=self._events
+            )
+        # In a test's transaction, which has begun: nothing can be set for it any more.
+        session = DatabaseSession(self._joined, place=self._place, options={}, events=self._events)
+        session.sync_session.join_transaction_mode = "create_savepoint"
+        return session
 
     @asynccontextmanager
     async def _sync_unit(self, *, is_reader: bool) -> AsyncIterator[SyncSession]:
         self._check_open()
+        if self._joined is not None:
+            raise errors.InvalidSetting(
+                "a sync session cannot join the transaction of rolled_back(): its driver is "
+                "another one; test it on a database of its own"
+            )
         if self._sync is None:
             self._sync = SyncUnits(
                 self._url,
