@@ -142,6 +142,12 @@ class TransactionConflict(CommitFailed):
     code, status, title = "SP407", 503, "Transaction conflict"
 
 
+class NoTransaction(StormproofError, RuntimeError):
+    """An autocommit session was asked for what needs a connection that is held."""
+
+    code, title = "SP408", "No transaction"
+
+
 class NotPageable(StormproofError, ValueError):
     """A query cannot be read page by page: it has no key, or no page of it can be told."""
 

@@ -19,6 +19,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url.replace("+asyncpg", "+psycopg") if request.param == "psycopg" else url
 
 
+@pytest.fixture(params=["asyncpg", "psycopg"])
+def driver_url(request: pytest.FixtureRequest, postgres_database: str) -> str:
+    """URL of an empty PostgreSQL database, once for each driver."""
+    return postgres_database.replace("+asyncpg", f"+{request.param}")
+
+
 @pytest.fixture
 def lifecycle() -> Lifecycle:
     return Lifecycle()

@@ -20,11 +20,6 @@ from stormproof.errors import DatabaseUnavailable, DeadlineExceeded
 from .model import Item, Model, names
 
 
-@pytest.fixture(params=["asyncpg", "psycopg"])
-def driver_url(request: pytest.FixtureRequest, postgres_database: str) -> str:
-    return postgres_database.replace("+asyncpg", f"+{request.param}")
-
-
 @pytest.fixture
 async def database(driver_url: str) -> AsyncIterator[Database]:
     database = Database(driver_url, pool_size=2, max_overflow=0, max_wait=1)
@@ -97,11 +92,11 @@ async def relay(driver_url: str) -> AsyncIterator[Relay]:
 
 
 async def cut_all_connections(url: str) -> None:
-    """Do what a restart of the server does to its clients."""
+    """Do what a restart of the server does to its clients; returns when they are cut."""
     connection = await asyncpg.connect(re.sub(r"\+\w+", "", url))
     try:
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     finally:
@@ -195,3 +190,23 @@ async def test_a_server_that_goes_silent_does_not_hold_the_caller_past_the_deadl
 async def work(database: Database) -> None:
     async with database.session() as session:
         await session.execute(text("SELECT 1"))
+
+
+async def test_the_start_waits_for_a_server_that_is_starting_too(relay: Relay) -> None:
+    await relay.stop()
+    database = Database(relay.url, wait_for_start=30)
+    opening = asyncio.create_task(database.__aenter__())
+    await asyncio.sleep(0.2)
+    assert not opening.done()
+    await relay.start()
+    await opening
+    await work(database)
+    await database.close()
+
+
+async def test_the_start_gives_up_after_its_time(relay: Relay) -> None:
+    await relay.stop()
+    began_at = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        await Database(relay.url, wait_for_start=0.3).__aenter__()
+    assert time.monotonic() - began_at >= 0.3

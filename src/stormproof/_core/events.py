@@ -107,6 +107,34 @@ class CommitFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionLeftIdle(Event):
+    """A database connection is held, and has not been used for `idle` seconds; told once.
+
+    `route` is the request it was taken for, `place` the line its task waits at, `stack` the
+    lines that led to the checkout (with `trace`).
+    """
+
+    route: str | None
+    task: str
+    idle: float
+    place: str | None
+    stack: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLeaked(Event):
+    """A request ended without giving its connection back; it was taken back after `held` seconds.
+
+    `stack`: the lines that led to the checkout (with `trace`).
+    """
+
+    route: str | None
+    task: str
+    held: float
+    stack: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TransactionRetried(Event):
     """A unit of work is run again, for the `number`th time, because of another transaction."""
 

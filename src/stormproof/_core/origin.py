@@ -47,6 +47,11 @@ def leave_request(token: OriginToken) -> None:
     _current.reset(token)
 
 
+def current_origin() -> "Arrival | Origin | None":
+    """Return the request that this work was started from; who keeps it keeps its scope."""
+    return _current.get()
+
+
 def detach_origin() -> Origin | None:
     """Return the origin in force here, and keep only that of the request in this context.
 

@@ -13,6 +13,8 @@ for _package in ("sqlalchemy", "greenlet"):
         )
 
 from ._database import Database as Database  # noqa: E402
+from ._ledger import Holder as Holder  # noqa: E402
+from ._ledger import UseTime as UseTime  # noqa: E402
 from ._pool import PoolStatistics as PoolStatistics  # noqa: E402
 from ._rolled_back import rolled_back as rolled_back  # noqa: E402
 from ._session import DatabaseSession as DatabaseSession  # noqa: E402
@@ -22,8 +24,10 @@ from ._sync_session import SyncSession as SyncSession  # noqa: E402
 __all__ = (
     "Database",
     "DatabaseSession",
+    "Holder",
     "PoolStatistics",
     "RowStream",
     "SyncSession",
+    "UseTime",
     "rolled_back",
 )

@@ -1,37 +1,46 @@
 """The database of a service: an engine, its pool, and the units of work on it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, TypeVar, TypeVarTuple, overload
+from typing import Any
 
-from sqlalchemy import Row, Select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stormproof import errors
-from stormproof._core.events import CommitFailed, Events, PoolWaitExpired
-from stormproof._core.lifecycle import Lifecycle, Loss
+from stormproof._core.events import Events, PoolWaitExpired
+from stormproof._core.lifecycle import InFlight, Lifecycle, Loss
 
+from ._access import Access
+from ._autocommit import AutocommitSession
 from ._engine import new_engine, read_only_options
 from ._faults import first_line
 from ._gate import Gate
-from ._pool import Checkout, GatedPool, PoolStatistics
+from ._ledger import Holder, Ledger, UseTime
+from ._pool import GatedPool, PoolStatistics, urgent
 from ._retry import Retries
 from ._session import DatabaseSession
-from ._settings import check_pool, check_unready_after, checked_options, parsed_url, place
-from ._stream import RowStream
+from ._settings import (
+    check_pool,
+    check_reserve,
+    check_seconds,
+    check_unready_after,
+    checked_options,
+    parsed_url,
+    place,
+)
 from ._sync import SyncUnits
-from ._sync_session import SyncSession
 from ._unit import UnitOfWork
 from ._watch import Watch
 
-T = TypeVar("T")
-U = TypeVar("U")
-Ts = TypeVarTuple("Ts")
+_log = logging.getLogger("stormproof")
+
+_FIRST_PAUSE = 0.1
 
 
-class Database:
+class Database(Access):
     """A pool of connections and the units of work on it.
 
     It is a part of the lifecycle: opened with the service, drained after the last request, then
@@ -46,7 +55,15 @@ class Database:
         max_overflow: Connections opened beyond that while many are needed, 0 or more.
         max_wait: Longest wait for a connection, in seconds; 0 means not to wait. The deadline
             of the request shortens it.
-        pre_ping: Whether a connection is tested when it is taken from the pool.
+        reserve: Connections that only requests whose response has not begun may take, 0 or more:
+            streams and background work can never take all.
+        wait_for_start: Seconds for which the first connect is repeated, for a server that is
+            starting, too; 0 means to try once.
+        pre_ping: Whether a connection is tested when it is taken from the pool: always whether
+            it was closed, and after 0.1 s of rest whether the server answers.
+        idle_in_transaction: Seconds without a statement after which a holder is reported, once,
+            by a log line and the event `ConnectionLeftIdle`; None for never.
+        trace: Whether to note the stack at each checkout, for the reports (about 20 µs each).
         unready_after: Seconds without a connection to be had after which `/readyz` answers 503,
             until there is one again; at least about 1.5 s pass, for it is looked once a second.
             None: the service is ready without this database.
@@ -65,12 +82,19 @@ class Database:
         pool_size: int = 20,
         max_overflow: int = 10,
         max_wait: float = 2.0,
+        reserve: int = 0,
+        wait_for_start: float = 0.0,
         pre_ping: bool = True,
+        idle_in_transaction: float | None = 5.0,
+        trace: bool = False,
         unready_after: float | None = 1.0,
         engine_options: Mapping[str, Any] | None = None,
         name: str = "database",
     ) -> None:
         check_pool(pool_size, max_overflow, max_wait)
+        check_reserve(reserve, pool_size + max_overflow)
+        check_seconds("wait_for_start", wait_for_start or None)
+        check_seconds("idle_in_transaction", idle_in_transaction)
         check_unready_after(unready_after)
         options = checked_options(engine_options)
         self._url = parsed_url(url)
@@ -81,13 +105,21 @@ class Database:
         self._unready_after = unready_after
         self._watch: Watch | None = None
         self._is_open = False
-        self._joined: AsyncConnection | None = None
-        self._out: dict[Any, Checkout] = {}
+        self._wait_for_start = wait_for_start
+        self._lifecycle: Lifecycle | None = None
+        self._ledger = Ledger(
+            name=name,
+            idle_limit=idle_in_transaction,
+            trace=trace,
+            emit=lambda happened: self._events.emit(happened),
+            is_in_flight=self._is_in_flight,
+        )
         self._gate = self._new_gate(
             pool_size + max_overflow,
             max_wait,
             f"the connections of {name!r}",
             "hold sessions for less time, enlarge the pool, or limit requests earlier",
+            reserve=reserve,
         )
         self._writers = self._new_gate(
             1,
@@ -95,7 +127,6 @@ class Database:
             f"the one writer of SQLite at {self._place}",
             "write in shorter units of work, read with read_session(), or move to PostgreSQL",
         )
-        self._sync: SyncUnits | None = None
         self._sync_options = {k: v for k, v in options.items() if k != "connect_args"}
         self._pre_ping = pre_ping
         self._engine = new_engine(
@@ -106,7 +137,7 @@ class Database:
             pre_ping=pre_ping,
             gate=self._gate,
             writers=self._writers,
-            out=self._out,
+            ledger=self._ledger,
         )
 
     def __repr__(self) -> str:
@@ -152,6 +183,15 @@ class Database:
         """
         return self._unit_of_work(read_only_options(self._url))
 
+    def autocommit(self) -> AbstractAsyncContextManager[DatabaseSession]:
+        """Return a session for a handler that lives long, as a WebSocket: it holds no connection.
+
+        Each statement takes a connection, is committed, and gives it back before it returns.
+        What a statement changed stays, also when the block raises afterwards. On SQLite each
+        statement is a writer. `stream`, `connection` and `begin` raise NoTransaction.
+        """
+        return self._unit_of_work({}, AutocommitSession)
+
     def transaction(self, *, retries: int = 3) -> Retries:
         """Return a decorator that runs an async function as a unit of work, again if need be.
 
@@ -171,49 +211,6 @@ class Database:
         """
         return Retries(lambda: self._unit_of_work({}), retries=retries, events=lambda: self._events)
 
-    def sync_session(self) -> AbstractAsyncContextManager[SyncSession]:
-        """Return one unit of work for code that runs in threads, as `def` endpoints do.
-
-        Entering waits for a place in the pool on the loop, at most `max_wait` seconds and never
-        past the deadline, and takes no thread for that; so no more threads use connections than
-        there are connections. The place is the session's until the block has ended, the
-        connection from its first statement on. The end is as of `session`: committed, or undone
-        when it raises or is cancelled; a statement that still runs then is cut first.
-
-        Raises:
-            PoolTimeout: No place came free in time.
-            MissingExtra: The sync driver is not installed (psycopg; SQLite has its own).
-            NotStarted, CommitFailed, DeadlineExceeded, DatabaseUnavailable: as `session`.
-        """
-        return self._sync_unit(is_reader=False)
-
-    def sync_read_session(self) -> AbstractAsyncContextManager[SyncSession]:
-        """Return a unit of work for threads that only reads; as `sync_session` otherwise."""
-        return self._sync_unit(is_reader=True)
-
-    @overload
-    def stream(self, query: Select[T], *, page: int = 1000) -> RowStream[T]: ...
-
-    @overload
-    def stream(
-        self, query: Select[T, U, *Ts], *, page: int = 1000
-    ) -> RowStream[Row[T, U, *Ts]]: ...
-
-    def stream(self, query: Select[*tuple[Any, ...]], *, page: int = 1000) -> RowStream[Any]:
-        """Return the rows of `query`, to be read page by page, each in a session of its own.
-
-        For bodies and loops that take their time: between two pages no connection is held. The
-        rows come in the query's order, completed by the primary keys where it leaves rows equal.
-
-        Args:
-            query: A `select()` of entities or columns.
-            page: Rows read at once, 1 or more.
-
-        Raises:
-            NotPageable: The query has no key to page by.
-        """
-        return RowStream(query, page=page, read_session=self.read_session)
-
     def statistics(self) -> PoolStatistics:
         """Return the pool's numbers of this moment."""
         opened = self._engine.pool
@@ -226,18 +223,31 @@ class Database:
             timeouts=self._gate.timeouts + self._writers.timeouts,
         )
 
+    def holders(self) -> tuple[Holder, ...]:
+        """Return who holds a connection at this moment, the longest first."""
+        return self._ledger.holders()
+
+    def use_time(self) -> Mapping[str, UseTime]:
+        """Return how connections were used since the start, by method and route template.
+
+        What no request asked for is under "no request", what matched no route under "no route".
+        Which routes hold connections longest is where a pool is won back.
+        """
+        return self._ledger.use_time()
+
     async def open(self, lifecycle: Lifecycle) -> None:
         """Connect once, so that a wrong URL or a dead server stops the start; then keep watch.
 
-        Waits at most 5 s for the server. Cancelled: nothing is left open. From here to the drain
-        a task looks once a second whether a connection can be had: see `unready_after`.
+        Waits at most 5 s for the server, and tries again for `wait_for_start`. Cancelled: nothing
+        is left open. From here to the drain a task looks once a second whether a connection can
+        be had: see `unready_after`.
 
         Raises:
             DatabaseUnavailable: The server cannot be reached or refused us.
             StartFailed: It was reached, but does not work with these settings.
         """
-        self._events = lifecycle.events
-        await self._connect_once()
+        self._events, self._lifecycle = lifecycle.events, lifecycle
+        await self._start()
         if self._unready_after is not None:
             self._watch = Watch(
                 self._gate,
@@ -246,6 +256,20 @@ class Database:
                 unready_after=self._unready_after,
                 lifecycle=lifecycle,
             )
+
+    async def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_at, pause = loop.time() + self._wait_for_start, _FIRST_PAUSE
+        while True:
+            try:
+                return await self._connect_once()
+            except errors.DatabaseUnavailable as error:
+                left = give_up_at - loop.time()
+                if left <= 0:
+                    raise
+                _log.warning("%s: %s; trying again for %.1f s", self._name, error, left)
+                await asyncio.sleep(min(pause, left))
+                pause = min(pause * 2, 1.0)
 
     async def _connect_once(self) -> None:
         try:
@@ -275,22 +299,21 @@ class Database:
         except TimeoutError:
             now = loop.time()
             return [
-                Loss("part", self._name, now - out.at, f"a connection taken by {out.task!r}")
-                for out in self._out.values()
+                Loss("part", self._name, now - out.at, f"a connection taken by {out.task_name!r}")
+                for out in self._ledger.out.values()
             ]
         return []
 
     async def close(self) -> None:
         """Close idle connections now and those in use when they come back; twice is harmless."""
         self._is_open = False
+        self._ledger.stop()
         await self._end_watch()
-        if self._sync is not None:
-            await self._sync.close()
-            self._sync = None
+        await self._close_sync()
         await self._engine.dispose()
 
     async def __aenter__(self) -> "Database":
-        await self._connect_once()
+        await self._start()
         return self
 
     async def __aexit__(
@@ -302,6 +325,7 @@ class Database:
         await self.close()
 
     async def _ask_server(self) -> None:
+        urgent.set(True)  # in the task of the probe alone
         async with self._engine.connect() as connection:
             # Without a transaction, which on SQLite would wait for the writer.
             alone = await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -311,44 +335,35 @@ class Database:
         if self._watch is not None:
             await self._watch.stop()
 
-    def _unit_of_work(self, options: Mapping[str, Any]) -> UnitOfWork:
-        return UnitOfWork(self._new_session(options), self._events)
+    def _unit_of_work(
+        self, options: Mapping[str, Any], kind: type[DatabaseSession] = DatabaseSession
+    ) -> UnitOfWork:
+        return UnitOfWork(self._new_session(options, kind), self._events)
 
-    def _new_session(self, options: Mapping[str, Any]) -> DatabaseSession:
+    def _new_session(
+        self, options: Mapping[str, Any], kind: type[DatabaseSession] = DatabaseSession
+    ) -> DatabaseSession:
         self._check_open()
         if self._joined is None:
-            return DatabaseSession(
-                self._engine, place=self._place, options=options, events=self._events
-            )
+            return kind(self._engine, place=self._place, options=options, events=self._events)
         # In a test's transaction, which has begun: nothing can be set for it any more.
         session = DatabaseSession(self._joined, place=self._place, options={}, events=self._events)
         session.sync_session.join_transaction_mode = "create_savepoint"
         return session
 
-    @asynccontextmanager
-    async def _sync_unit(self, *, is_reader: bool) -> AsyncIterator[SyncSession]:
-        self._check_open()
-        if self._joined is not None:
-            raise errors.InvalidSetting(
-                "a sync session cannot join the transaction of rolled_back(): its driver is "
-                "another one; test it on a database of its own"
-            )
-        if self._sync is None:
-            self._sync = SyncUnits(
-                self._url,
-                self._sync_options,
-                size=self._pool_size,
-                pre_ping=self._pre_ping,
-                gate=self._gate,
-                writers=self._writers,
-                out=self._out,
-            )
-        try:
-            async with self._sync.unit(is_reader=is_reader) as session:
-                yield session
-        except errors.CommitFailed as error:
-            self._events.emit(CommitFailed(error.message))
-            raise
+    def _is_in_flight(self, request: InFlight) -> bool:
+        return self._lifecycle is None or request in self._lifecycle.requests
+
+    def _new_sync_units(self) -> SyncUnits:
+        return SyncUnits(
+            self._url,
+            self._sync_options,
+            size=self._pool_size,
+            pre_ping=self._pre_ping,
+            gate=self._gate,
+            writers=self._writers,
+            ledger=self._ledger,
+        )
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -357,8 +372,17 @@ class Database:
                 "or use it inside `async with database:`"
             )
 
-    def _new_gate(self, capacity: int, max_wait: float, what: str, advice: str) -> Gate:
+    def _new_gate(
+        self, capacity: int, max_wait: float, what: str, advice: str, reserve: int = 0
+    ) -> Gate:
         def expired(waited: float) -> None:
             self._events.emit(PoolWaitExpired(waited, capacity))
 
-        return Gate(capacity, max_wait=max_wait, what=what, advice=advice, on_timeout=expired)
+        return Gate(
+            capacity,
+            max_wait=max_wait,
+            what=what,
+            advice=advice,
+            on_timeout=expired,
+            reserve=reserve,
+        )

@@ -1,21 +1,28 @@
 """The engine: SQLAlchemy's, with our pool, our transactions and our sentences."""
 
-from collections.abc import Mapping
+import asyncio
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from stormproof.errors import InvalidSetting
 
 from ._faults import first_line, unreachable
 from ._gate import Gate
-from ._pool import Checkout, GatedPool
+from ._ledger import CHECKOUT, Ledger
+from ._pool import BACK_AT, GatedPool
 from ._settings import place
 
 CONNECT_TIMEOUT = 5.0
 """Seconds a connection may take to be made."""
+_FRESH = 0.1
+"""Seconds in the pool after which a connection is pinged before it is used again."""
 
 
 def new_engine(
@@ -27,7 +34,7 @@ def new_engine(
     pre_ping: bool,
     gate: Gate,
     writers: Gate,
-    out: dict[Any, Checkout],
+    ledger: Ledger,
 ) -> AsyncEngine:
     """Return the engine for `url`; it connects to nothing yet.
 
@@ -39,7 +46,7 @@ def new_engine(
         pre_ping: As of `Database`.
         gate: What each connection is waited for at.
         writers: What SQLite's writers wait at.
-        out: Where the pool notes each checkout.
+        ledger: Where the pool notes each checkout.
 
     Raises:
         InvalidSetting: SQLAlchemy refuses an option.
@@ -47,7 +54,6 @@ def new_engine(
     ours = {
         "pool_size": pool_size,
         "max_overflow": max_overflow,
-        "pool_pre_ping": pre_ping,
         "poolclass": GatedPool,
         "connect_args": _connect_arguments(url, options.pop("connect_args", {}), gate),
     }
@@ -56,14 +62,14 @@ def new_engine(
     except (ArgumentError, TypeError) as error:
         raise InvalidSetting(f"engine_options: {first_line(error)}") from error
     assert isinstance(engine.pool, GatedPool)
-    engine.pool.adopt(gate, out)
+    engine.pool.adopt(gate, ledger)
     name_unreachable(engine.sync_engine, place(url))
     if is_sqlite(url):
         from ._sqlite import isolate
 
         isolate(engine, writers, place(url))
-    if url.drivername == "postgresql+asyncpg":
-        _shorten_timeouts(engine)
+    _note_statements(engine, _before(url))
+    _test_connections(engine, idle_for=_FRESH if pre_ping else math.inf)
     return engine
 
 
@@ -113,9 +119,64 @@ def name_unreachable(engine: Engine, where: str) -> None:
             raise unreachable(where, error) from error
 
 
-def _shorten_timeouts(engine: AsyncEngine) -> None:
+def _before(url: URL) -> Callable[[Connection], None] | None:
+    """Return what is to be done before a statement, if anything."""
+    if url.drivername != "postgresql+asyncpg":
+        return None
     from ._postgres import shorten_timeout
+
+    return shorten_timeout
+
+
+def _note_statements(engine: AsyncEngine, prepare: Callable[[Connection], None] | None) -> None:
+    """Note in the ledger when a statement runs and when the connection is idle."""
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
     def before(connection: Connection, *_: object) -> None:
-        shorten_timeout(connection)
+        _note(connection, None)
+        if prepare is not None:
+            prepare(connection)
+
+    @event.listens_for(engine.sync_engine, "after_cursor_execute")
+    def after(connection: Connection, *_: object) -> None:
+        _note(connection, asyncio.get_running_loop().time())
+
+    @event.listens_for(engine.sync_engine, "handle_error")
+    def failed(context: ExceptionContext) -> None:
+        if context.connection is not None and not context.connection.invalidated:
+            _note(context.connection, asyncio.get_running_loop().time())
+
+
+def _note(connection: Connection, idle_at: float | None) -> None:
+    info = connection.connection.record_info
+    checkout = None if info is None else info.get(CHECKOUT)
+    if checkout is not None:
+        checkout.idle_at = idle_at
+
+
+def _test_connections(engine: AsyncEngine, *, idle_for: float) -> None:
+    """Replace, when it is taken, a connection that is closed, or does not answer a ping.
+
+    One that came back a moment ago is not pinged: that is three round trips with asyncpg, more
+    than a small statement costs; when the server closed it, it is known without asking.
+    """
+    dialect = engine.dialect
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def checkout(adapted: Any, record: ConnectionPoolEntry, _: object) -> None:
+        back_at = record.info.get(BACK_AT)
+        if back_at is None:
+            return  # it was opened this moment
+        is_closed = getattr(adapted.driver_connection, "is_closed", None)
+        if is_closed is not None and is_closed():
+            raise InvalidatePoolError
+        if is_file or asyncio.get_running_loop().time() - back_at < idle_for:
+            return  # SQLite has nobody at the other end
+        try:
+            dialect.do_ping(adapted)
+        except dialect.loaded_dbapi.Error as error:
+            if not dialect.is_disconnect(error, adapted, None):
+                raise
+            raise InvalidatePoolError from error
+
+    is_file = dialect.name == "sqlite"

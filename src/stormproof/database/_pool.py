@@ -1,6 +1,7 @@
 """The pool: connections behind a first-come-first-served gate with a bounded wait."""
 
 import asyncio
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,11 @@ from sqlalchemy import AsyncAdaptedQueuePool
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_
 
+from stormproof._core.lifecycle import InFlight
+from stormproof._core.origin import current_origin
+
 from ._gate import Gate
+from ._ledger import Checkout, Ledger
 
 HELD = "stormproof.held"
 """Key in a record's `record_info`: the second gate that this checkout passed, if any."""
@@ -39,12 +44,11 @@ ENDING = "stormproof.ending"
 Ending = asyncio.Future[Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Checkout:
-    """Who took a connection and when (loop time, seconds)."""
+BACK_AT = "stormproof.back_at"
+"""Key in a record's `info`: when its connection came back, in loop time."""
 
-    at: float
-    task: str
+urgent: ContextVar[bool] = ContextVar("stormproof_urgent", default=False)
+"""Whether the reserve is for this work although no request waits for it."""
 
 
 class GatedPool(AsyncAdaptedQueuePool):
@@ -59,18 +63,18 @@ class GatedPool(AsyncAdaptedQueuePool):
     __module__ = "sqlalchemy.pool.impl"
 
     gate: Gate
-    out: dict[object, Checkout]
+    ledger: Ledger
     _is_retired = False
 
-    def adopt(self, gate: Gate, out: dict[object, Checkout]) -> None:
-        """Use `gate`, and note each checkout in `out`."""
-        self.gate, self.out = gate, out
+    def adopt(self, gate: Gate, ledger: Ledger) -> None:
+        """Use `gate`, and note each checkout in `ledger`."""
+        self.gate, self.ledger = gate, ledger
 
     def recreate(self) -> "GatedPool":
         """Return an empty pool behind the same gate; called when the engine is disposed of."""
         successor = super().recreate()
         assert isinstance(successor, GatedPool)
-        successor.adopt(self.gate, self.out)
+        successor.adopt(self.gate, self.ledger)
         return successor
 
     def dispose(self) -> None:
@@ -79,19 +83,22 @@ class GatedPool(AsyncAdaptedQueuePool):
         super().dispose()
 
     def _do_get(self) -> ConnectionPoolEntry:
-        await_(self.gate.acquire())
+        for_us = self.gate.reserve == 0 or is_urgent()
+        if not self.gate.try_acquire(is_urgent=for_us):
+            self.ledger.sweep()
+            await_(self.gate.acquire(is_urgent=for_us))
         try:
             record = super()._do_get()
         except BaseException:
             self.gate.release()
             raise
-        task = asyncio.current_task()
-        name = task.get_name() if task is not None else "no task"
-        self.out[record] = Checkout(asyncio.get_running_loop().time(), name)
+        self.ledger.take(record)
         return record
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        checkout = self.out.pop(record, None)
+        checkout = self.ledger.give_back(record)
+        if record.dbapi_connection is not None:
+            record.info[BACK_AT] = asyncio.get_running_loop().time()
         info = record.record_info or {}
         held: Gate | None = info.pop(HELD, None)
         ending: Ending = info.pop(ENDING, lambda: None)()
@@ -113,10 +120,10 @@ class GatedPool(AsyncAdaptedQueuePool):
         # A connection that was cut ends behind its caller's back, and may hold SQLite's write lock
         # until then: with its place given to the next, 15 threads piled up behind a pool of 5.
         if checkout is not None:
-            self.out[ending] = checkout
+            self.ledger.out[ending] = checkout
 
         def over(_: object) -> None:
-            self.out.pop(ending, None)
+            self.ledger.out.pop(ending, None)
             _give_back(gates)
 
         ending.add_done_callback(over)
@@ -125,3 +132,9 @@ class GatedPool(AsyncAdaptedQueuePool):
 def _give_back(gates: list[Gate]) -> None:
     for gate in gates:
         gate.release()
+
+
+def is_urgent() -> bool:
+    """Whether a client waits for the first byte of an answer, or the work says so itself."""
+    request = current_origin()
+    return (isinstance(request, InFlight) and request.status is None) or urgent.get()

@@ -50,6 +50,10 @@ class CuttableConnection(AsyncConnection[Any]):
         if has_failed:
             raise InFailedSqlTransaction(_ROLLED_BACK)
 
+    def abandon(self) -> None:
+        """Close at once, without a word to the server; nobody may be waiting for it."""
+        self.pgconn.finish()
+
     async def _try_cancel(self, *, timeout: float = _CANCEL_LIMIT) -> None:
         self._cutting = asyncio.create_task(self._cut(), name="cut of a statement")
 

@@ -36,8 +36,17 @@ def _one_at_a_time(method: Method) -> Method:
 
     @functools.wraps(method)
     async def in_turn(session: "DatabaseSession", *args: Any, **kwargs: Any) -> Any:
-        with Turn(session):
-            return await method(session, *args, **kwargs)
+        turn = Turn(session)
+        with turn:
+            if not session.commits_each_statement or turn.is_nested:
+                return await method(session, *args, **kwargs)
+            try:
+                result = await method(session, *args, **kwargs)
+            except BaseException:
+                await to_the_end(AsyncSession.rollback(session))
+                raise
+            await session._commit_within(_COMMIT_LIMIT)
+            return result
 
     return cast(Method, in_turn)
 
@@ -57,6 +66,8 @@ class DatabaseSession(AsyncSession):
         DatabaseUnavailable: The server cannot be reached, or went away.
     Errors of the statement itself (`sqlalchemy.exc.IntegrityError`, ...) are left as they are.
     """
+
+    commits_each_statement = False
 
     def __init__(
         self,

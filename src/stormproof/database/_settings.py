@@ -96,6 +96,20 @@ def check_pool(pool_size: int, max_overflow: int, max_wait: float) -> None:
         raise InvalidSetting(f"max_wait is {max_wait}; give a number of seconds, 0 or more")
 
 
+def check_reserve(reserve: int, capacity: int) -> None:
+    """Raise InvalidSetting for a reserve that leaves nothing to the others."""
+    if not 0 <= reserve < capacity:
+        raise InvalidSetting(
+            f"reserve is {reserve} of {capacity} connections; give 0 or more, and fewer than all"
+        )
+
+
+def check_seconds(name: str, seconds: float | None) -> None:
+    """Raise InvalidSetting for what is no time above 0 (None: never)."""
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise InvalidSetting(f"{name} is {seconds}; give a number of seconds above 0, or None")
+
+
 def check_unready_after(seconds: float | None) -> None:
     """Raise InvalidSetting for what is no time to wait."""
     if seconds is not None and not 0 <= seconds < float("inf"):

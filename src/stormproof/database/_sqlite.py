@@ -119,6 +119,10 @@ class InterruptibleConnection(aiosqlite.Connection):
         # shield: who is cancelled while waiting must not make the thread look ended.
         return None if self._stopped is None else asyncio.shield(self._stopped)
 
+    def is_closed(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self._stopped is not None or self._connection is None
+
     def ending(self) -> asyncio.Future[Any] | None:
         """Return the future of the thread's end once that was asked for, else None."""
         return self._stopped

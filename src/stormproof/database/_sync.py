@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy import URL, Engine, create_engine
@@ -17,7 +17,8 @@ from stormproof.errors import InvalidSetting
 from ._engine import CONNECT_TIMEOUT, is_sqlite, name_unreachable, read_only_options
 from ._faults import first_line
 from ._gate import Gate
-from ._pool import Checkout
+from ._ledger import Ledger
+from ._pool import is_urgent
 from ._settings import check_driver, place
 from ._sync_session import SyncSession
 from ._turn import told_apart
@@ -34,7 +35,7 @@ class SyncUnits:
         pre_ping: Whether a connection is tested when it is taken.
         gate: The gate of all connections, sync and async.
         writers: What SQLite's writers wait at.
-        out: Where each place in use is noted.
+        ledger: Where each place in use is noted.
 
     Raises:
         MissingExtra: The sync driver is not installed.
@@ -49,11 +50,11 @@ class SyncUnits:
         pre_ping: bool,
         gate: Gate,
         writers: Gate,
-        out: dict[Any, Checkout],
+        ledger: Ledger,
     ) -> None:
         self._place = place(url)
         self._gates = [gate] if not is_sqlite(url) else [gate, writers]
-        self._out = out
+        self._ledger = ledger
         self._read_only = read_only_options(url)
         pool = {
             "pool_size": size,
@@ -76,7 +77,7 @@ class SyncUnits:
     async def unit(self, *, is_reader: bool) -> AsyncIterator[SyncSession]:
         """Wait for a place, give out a session, commit; see `Database.sync_session`."""
         gates = self._gates[:1] if is_reader else self._gates
-        await _enter(gates)
+        await self._enter(gates)
         loop = asyncio.get_running_loop()
         timer = _DeadlineTimer(loop, lambda: self._start(session.expire_now))
         session = SyncSession(
@@ -85,8 +86,9 @@ class SyncUnits:
             options=self._read_only if is_reader else {},
             watch_deadline=timer.set,
         )
-        task = asyncio.current_task()
-        self._out[session] = Checkout(loop.time(), task.get_name() if task else "no task")
+        # Not idle and not to be taken back: the ledger knows connections, and this is a place.
+        self._ledger.take(cast(Any, session))
+        self._ledger.out[session].idle_at = None
         is_over = False
         try:
             yield session
@@ -108,6 +110,22 @@ class SyncUnits:
                 undoing.add_done_callback(lambda _: give_back())
                 await to_the_end(_joined(undoing))
 
+    async def _enter(self, gates: list[Gate]) -> None:
+        first, *others = gates
+        may_use_reserve = first.reserve == 0 or is_urgent()
+        if not first.try_acquire(is_urgent=may_use_reserve):
+            self._ledger.sweep()
+            await first.acquire(is_urgent=may_use_reserve)
+        entered = [first]
+        try:
+            for gate in others:
+                await gate.acquire()
+                entered.append(gate)
+        except BaseException:
+            for gate in reversed(entered):
+                gate.release()
+            raise
+
     async def _finished(self, session: SyncSession) -> bool:
         await to_the_end(_joined(self._start(session.finish)))
         return True
@@ -127,7 +145,7 @@ class SyncUnits:
             job.exception()  # looked at: its caller may have been cancelled
 
     def _give_back(self, session: SyncSession, gates: list[Gate]) -> None:
-        self._out.pop(session, None)
+        self._ledger.give_back(cast(Any, session))
         for gate in reversed(gates):
             gate.release()
 
@@ -163,18 +181,6 @@ class _DeadlineTimer:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(self._at, self._on_deadline)
-
-
-async def _enter(gates: list[Gate]) -> None:
-    entered: list[Gate] = []
-    try:
-        for gate in gates:
-            await gate.acquire()
-            entered.append(gate)
-    except BaseException:
-        for gate in reversed(entered):
-            gate.release()
-        raise
 
 
 async def _joined(job: asyncio.Task[None]) -> None:

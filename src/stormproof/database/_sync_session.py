@@ -53,6 +53,9 @@ class SyncSession(Session):
     versionadded: 0.1
     """
 
+    # As a pool's record has it, so that the ledger can note a session in its place.
+    record_info = None
+
     def __init__(
         self,
         engine: Engine,

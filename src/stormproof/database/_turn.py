@@ -34,7 +34,7 @@ class Turn:
         TransactionConflict: The database asks for the whole transaction again.
     """
 
-    __slots__ = ("_cancelling", "_is_cut", "_is_nested", "_session", "_task", "_timer")
+    __slots__ = ("_cancelling", "_is_cut", "_session", "_task", "_timer", "is_nested")
 
     def __init__(self, session: "DatabaseSession") -> None:
         self._session = session
@@ -44,8 +44,8 @@ class Turn:
     def __enter__(self) -> None:
         session = self._session
         task = asyncio.current_task()
-        self._is_nested = session._user is not None and session._user is task
-        if self._is_nested:
+        self.is_nested = session._user is not None and session._user is task
+        if self.is_nested:
             return
         session._hold()
         assert task is not None
@@ -72,7 +72,7 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._is_nested:
+        if self.is_nested:
             return
         if self._timer is not None:
             self._timer.cancel()
