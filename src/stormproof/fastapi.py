@@ -154,7 +154,9 @@ def sync_session(database: "Database") -> Any:
     Raises (in the request):
         PoolTimeout, CommitFailed, DatabaseUnavailable, DeadlineExceeded: as
             `Database.sync_session`.
+        MissingExtra: The sync driver is not installed (raised here, not in the request).
     """
+    database.prepare_sync()
     return Depends(_SyncUnit(database, is_reader=False), scope="function")
 
 
@@ -163,6 +165,7 @@ def sync_read_session(database: "Database") -> Any:
 
     To be used like `sync_session`, and in preference to it for what does not write.
     """
+    database.prepare_sync()
     return Depends(_SyncUnit(database, is_reader=True), scope="function")
 
 

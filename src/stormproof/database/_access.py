@@ -59,6 +59,17 @@ class Access(ABC):
         """Return a unit of work for threads that only reads; as `sync_session` otherwise."""
         return self._sync_unit(is_reader=True)
 
+    def prepare_sync(self) -> None:
+        """Make the sync engine now and not at the first session: its driver takes time to load.
+
+        Does no I/O on the network. `stormproof.sync_session(database)` calls it.
+
+        Raises:
+            MissingExtra: The sync driver is not installed.
+        """
+        if self._sync is None:
+            self._sync = self._new_sync_units()
+
     @overload
     def stream(self, query: Select[T], *, page: int = 1000) -> RowStream[T]: ...
 
@@ -90,8 +101,8 @@ class Access(ABC):
                 "a sync session cannot join the transaction of rolled_back(): its driver is "
                 "another one; test it on a database of its own"
             )
-        if self._sync is None:
-            self._sync = self._new_sync_units()
+        self.prepare_sync()
+        assert self._sync is not None
         try:
             async with self._sync.unit(is_reader=is_reader) as session:
                 yield session
