@@ -1,71 +1,247 @@
-"""What a free slot costs: enter + exit of Limiter against asyncio.Semaphore.
+"""What a limiter costs: a free slot, a waiter, a cancellation, and a refusal, beside its peers.
 
-Run it with `python bench/limit.py`; it takes about 5 s. Both are timed in turns in one
-process, so that a busy machine slows both; the ratio is taken pair by pair.
+Run it with `python bench/limit.py`; it takes about a minute. Peers are measured as far as they
+are installed (`uv sync --group bench`). All are timed in turns in one process, in CPU time of
+the thread, so that a busy machine disturbs all alike; ratios are taken pair by pair.
 """
 
 # ruff: noqa: T201
 
 import asyncio
+import importlib.util
+import os
 import platform
+import random
+import socket
 import statistics
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from time import perf_counter_ns
+from time import monotonic, sleep, thread_time_ns
+from typing import Any
 
 from stormproof._core.deadline import Deadline, in_force
-from stormproof.limit import Limiter
+from stormproof.limit import Admission, AdmissionRule, Limiter
 
-PAIRS = 30
-CALLS = 20_000
-TARGET = 0.6
+PAIRS = 200
+CALLS = 500
+WAITERS = 10_000
+SHEDS = 1000
+SHED_PAIRS = 8
+
+Gate = Callable[[], AbstractAsyncContextManager[Any]]
 
 
-async def semaphore_ns(semaphore: AbstractAsyncContextManager[None]) -> float:
+def peers() -> dict[str, Gate]:
+    """Return a gate of ten for each peer that is installed."""
+    makers: dict[str, Callable[[Any], Gate]] = {
+        "anyio": lambda module: _same(module.CapacityLimiter(10)),
+        "aiolimiter": lambda module: _same(module.AsyncLimiter(1e9, 1.0)),
+        "nopanic": lambda module: module.bulkhead(10, max_wait=0.5).guard,
+        "hyx.bulkhead": lambda module: _same(module.bulkhead(10, 100)),
+        "pyresilience": lambda module: _pyresilience(module),
+    }
+    found: dict[str, Gate] = {}
+    for name, make in makers.items():
+        try:
+            found[name] = make(importlib.import_module(name))
+        except ImportError:
+            print(f"  ({name} is not installed)")
+    return found
+
+
+def _same(gate: AbstractAsyncContextManager[Any]) -> Gate:
+    return lambda: gate
+
+
+def _pyresilience(module: Any) -> Gate:
+    inner = importlib.import_module("pyresilience._bulkhead")
+    bulkhead = inner.AsyncBulkhead(module.BulkheadConfig(max_concurrent=10, max_wait=0.5))
+
+    class Held:
+        async def __aenter__(self) -> None:
+            await bulkhead.acquire()
+
+        async def __aexit__(self, *error: object) -> None:
+            bulkhead.release()
+
+    return _same(Held())
+
+
+async def cost_ns(gate: Gate) -> float:
     """Return the nanoseconds of one enter + exit."""
-    began = perf_counter_ns()
+    began = thread_time_ns()
+    for _ in range(CALLS):
+        async with gate():
+            pass
+    return (thread_time_ns() - began) / CALLS
+
+
+async def semaphore_ns(semaphore: asyncio.Semaphore) -> float:
+    """Return the nanoseconds of one enter + exit, without the call that makes a gate."""
+    began = thread_time_ns()
     for _ in range(CALLS):
         async with semaphore:
             pass
-    return (perf_counter_ns() - began) / CALLS
+    return (thread_time_ns() - began) / CALLS
 
 
-async def limiter_ns(limiter: Limiter) -> float:
-    """Return the nanoseconds of one `slot()` + enter + exit."""
-    began = perf_counter_ns()
-    for _ in range(CALLS):
+def ratio_of(pairs: list[tuple[float, float]]) -> str:
+    """Return "median (first to third quartile)" of second / first, and the median of second."""
+    low, middle, high = statistics.quantiles([mine / theirs for theirs, mine in pairs], n=4)
+    nanoseconds = statistics.median(mine for _, mine in pairs)
+    return f"{middle:6.2f} ({low:.2f} to {high:.2f}) {nanoseconds:8.0f} ns"
+
+
+async def free_slot(others: dict[str, Gate]) -> None:
+    """Print what a free slot costs, against asyncio.Semaphore in the same moment."""
+    semaphore = asyncio.Semaphore(10)
+    gates: dict[str, Gate] = {"Limiter.slot()": Limiter(10).slot}
+    keyed = Limiter(10)
+    gates["Limiter.slot(key)"] = lambda: keyed.slot("tenant", 1)
+    print(f"a free slot against asyncio.Semaphore, {PAIRS} pairs of {CALLS}; target 0.6")
+    for name, gate in (gates | others).items():
+        pairs = [(await semaphore_ns(semaphore), await cost_ns(gate)) for _ in range(PAIRS)]
+        print(f"  {name:22}{ratio_of(pairs)}")
+    gate = Limiter(10).slot
+    with in_force(Deadline(asyncio.get_running_loop().time() + 600)):
+        pairs = [(await semaphore_ns(semaphore), await cost_ns(gate)) for _ in range(PAIRS)]
+    print(f"  {'... inside a deadline':22}{ratio_of(pairs)}")
+
+
+async def waiters() -> None:
+    """Print what a waiter with a time limit keeps in memory, and what cancelling one costs."""
+    semaphore, never = asyncio.Semaphore(0), asyncio.Event()
+    limiter = Limiter(2000, max_wait=600.0)
+    for _ in range(limiter.capacity):
+        await limiter.slot().__aenter__()
+
+    async def in_limiter() -> None:
         async with limiter.slot():
             pass
-    return (perf_counter_ns() - began) / CALLS
+
+    async def in_semaphore() -> None:
+        await asyncio.wait_for(semaphore.acquire(), 600.0)
+
+    async def nowhere() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    print(f"{WAITERS} waiters with a time limit; targets 700 bytes, 30 µs")
+    bare = (await waiting_cost(nowhere))[0]
+    for name, call in (("Limiter", in_limiter), ("wait_for(Semaphore)", in_semaphore)):
+        size, cancel = await waiting_cost(call)
+        print(f"  {name:22}{size - bare:6.0f} bytes more than a bare task, cancel {cancel:.1f} µs")
+    never.set()
 
 
-def summary(values: list[float], digits: int) -> str:
-    """Return "median (first quartile to third quartile)"."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+async def waiting_cost(call: Callable[[], Awaitable[None]]) -> tuple[float, float]:
+    """Return bytes for each waiting task, and µs to cancel one of many, task included."""
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    tasks = [asyncio.ensure_future(call()) for _ in range(WAITERS)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    size = (tracemalloc.get_traced_memory()[0] - before) / WAITERS
+    tracemalloc.stop()
+    random.Random(1).shuffle(tasks)
+    began = thread_time_ns()
+    for start in range(0, WAITERS, 100):
+        for task in tasks[start : start + 100]:
+            task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return size, (thread_time_ns() - began) / WAITERS / 1000
 
 
-async def compare(label: str) -> float:
-    """Print the costs of both in turns; return the median ratio."""
-    semaphore, limiter = asyncio.Semaphore(10), Limiter(10)
-    await semaphore_ns(semaphore)
-    await limiter_ns(limiter)
-    pairs = [(await semaphore_ns(semaphore), await limiter_ns(limiter)) for _ in range(PAIRS)]
-    ratios = [mine / theirs for theirs, mine in pairs]
-    print(f"{label}, {PAIRS} pairs of {CALLS} calls, median (quartiles):")
-    print(f"  asyncio.Semaphore  {summary([theirs for theirs, _ in pairs], 0)} ns")
-    print(f"  Limiter.slot()     {summary([mine for _, mine in pairs], 0)} ns")
-    print(f"  ratio              {summary(ratios, 2)}, all {min(ratios):.2f} to {max(ratios):.2f}")
-    return statistics.median(ratios)
+def refusing_app() -> Any:
+    """Return an app that refuses at /shed in front of it, and at /route in an endpoint."""
+    from fastapi import FastAPI
+
+    import stormproof
+
+    limiter = Limiter(1, name="closed")
+    limiter.close()
+    app = FastAPI()
+
+    @app.get("/route")
+    async def route() -> None:
+        async with limiter.slot():
+            pass
+
+    rules = [AdmissionRule(prefix="/shed", limiter=limiter)]
+    stormproof.install(app, admission=Admission(rules=rules))
+    return app
+
+
+def refusals() -> None:
+    """Print the CPU of a 503 from the admission against the same 503 from a route."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, __file__, "serve", str(port)])
+    try:
+        with connected(port) as connection:
+            for path in ("/route", "/shed"):
+                cpu_ns(server, connection, path)
+            pairs = [
+                (cpu_ns(server, connection, "/route"), cpu_ns(server, connection, "/shed"))
+                for _ in range(SHED_PAIRS)
+            ]
+    finally:
+        server.terminate()
+        server.wait()
+    print(f"a 503 from the admission against one from a route, uvicorn; {SHED_PAIRS} pairs")
+    print(f"  target 0.5            {ratio_of(pairs)}")
+
+
+def connected(port: int) -> socket.socket:
+    """Return a connection to the server, which may still be starting."""
+    give_up_at = monotonic() + 30.0
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            if monotonic() > give_up_at:
+                raise
+            sleep(0.1)
+
+
+def cpu_ns(server: "subprocess.Popen[bytes]", connection: socket.socket, path: str) -> float:
+    """Return the CPU of the server's process for one request, over `SHEDS` in turn."""
+    began = _cpu_seconds(server.pid)
+    for _ in range(SHEDS):
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 503"), answer[:100]
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+    return (_cpu_seconds(server.pid) - began) / SHEDS * 1e9
+
+
+def _cpu_seconds(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def main() -> None:
-    """Compare outside of any deadline, which is the target, and inside one."""
-    print(f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}")
-    ratio = await compare("free slot, no deadline")
-    print(f"  target <= {TARGET}: {'met' if ratio <= TARGET else 'MISSED'}")
-    with in_force(Deadline(asyncio.get_running_loop().time() + 600)):
-        await compare("free slot, inside a deadline")
+    """Measure all on the running loop."""
+    loop = type(asyncio.get_running_loop())
+    print(f"{platform.python_implementation()} {platform.python_version()}, {loop.__module__}")
+    await free_slot(peers())
+    await waiters()
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["serve"]:
+        import uvicorn
+
+        uvicorn.run(refusing_app(), port=int(sys.argv[2]), log_level="warning", access_log=False)
+        sys.exit()
     asyncio.run(main())
+    if importlib.util.find_spec("uvloop"):
+        import uvloop
+
+        uvloop.run(main())
+    refusals()

@@ -1,8 +1,11 @@
 """What `install()` gives an app, and what it refuses."""
 
 import asyncio
+import contextvars
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
@@ -204,3 +207,37 @@ def test_door_holds_what_it_lists() -> None:
         assert getattr(stormproof, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         stormproof.nothing  # noqa: B018
+
+
+def test_a_context_that_outlives_the_request_keeps_none_of_its_task() -> None:
+    """uvicorn's keep-alive timer is such a context: one for each idle connection."""
+    app = FastAPI()
+    contexts: list[contextvars.Context] = []
+
+    @app.get("/")
+    async def endpoint() -> str:
+        contexts.append(contextvars.copy_context())
+        return "done"
+
+    stormproof.install(app)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def main() -> None:
+        scope = {
+            "type": "http", "method": "GET", "path": "/", "raw_path": b"/", "root_path": "",
+            "query_string": b"", "headers": [], "http_version": "1.1", "scheme": "http",
+        }  # fmt: skip
+        task = asyncio.create_task(app(scope, receive, send))
+        await task
+        gone = weakref.ref(task)
+        del task
+        await asyncio.sleep(0)
+        assert len(contexts) == 1
+        assert gone() is None
+
+    asyncio.run(main())

@@ -13,35 +13,63 @@ if TYPE_CHECKING:
     from .fastapi import BackgroundTasks as BackgroundTasks
     from .fastapi import background as background
     from .fastapi import install as install
+    from .fastapi import rate_limit as rate_limit
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
     from .fastapi import session as session
     from .fastapi import sync_read_session as sync_read_session
     from .fastapi import sync_session as sync_session
+    from .limit import Adaptive as Adaptive
+    from .limit import Admission as Admission
+    from .limit import AdmissionRule as AdmissionRule
     from .limit import Limiter as Limiter
+    from .limit import RateLimit as RateLimit
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
     from .tasks import Tasks as Tasks
+    from .threads import Threads as Threads
+    from .upstream import Budget as Budget
+    from .upstream import CircuitBreaker as CircuitBreaker
+    from .upstream import Hedge as Hedge
+    from .upstream import Retry as Retry
+    from .upstream import SingleFlight as SingleFlight
+    from .upstream import StaleCache as StaleCache
     from .upstream import Upstream as Upstream
+    from .upstream import fan_out as fan_out
+    from .upstream._aiohttp import AiohttpTransport as AiohttpTransport
 
 # Names are loaded when they are first used: a room whose extra is not installed costs nothing,
 # and using it says which extra to install.
 _HOMES = {
+    "Adaptive": ("limit", None),
+    "Admission": ("limit", None),
+    "AdmissionRule": ("limit", None),
+    "AiohttpTransport": ("upstream._aiohttp", "aiohttp"),
     "BackgroundTasks": ("fastapi", None),
+    "Budget": ("upstream", "upstream"),
+    "CircuitBreaker": ("upstream", "upstream"),
     "Database": ("database", "database"),
+    "Hedge": ("upstream", "upstream"),
     "Lifecycle": ("_core.lifecycle", None),
     "Limiter": ("limit", None),
     "Loss": ("_core.lifecycle", None),
     "Part": ("_core.lifecycle", None),
     "Phase": ("_core.lifecycle", None),
+    "RateLimit": ("limit", None),
+    "Retry": ("upstream", "upstream"),
     "RowsResponse": ("stream", None),
     "SSEResponse": ("stream", None),
     "ServerEvent": ("stream", None),
+    "SingleFlight": ("upstream", "upstream"),
+    "StaleCache": ("upstream", "upstream"),
     "Tasks": ("tasks", None),
+    "Threads": ("threads", None),
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
+    "fan_out": ("upstream", "upstream"),
     "install": ("fastapi", None),
+    "rate_limit": ("fastapi", None),
     "read_session": ("fastapi", None),
     "remaining": ("_core.deadline", None),
     "route_deadline": ("fastapi", None),

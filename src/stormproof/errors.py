@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 PROBLEM_JSON = "application/problem+json"
@@ -83,9 +84,19 @@ class InvalidHeader(StormproofError, ValueError):
 
 
 class LimitExceeded(StormproofError):
-    """A limiter shed the call: its queue was full, or the wait for a slot was over."""
+    """A limiter shed the call: the wait for a slot would have been, or was, too long.
+
+    Attributes:
+        reason: "queue", "target", "deadline", "priority" or "closed".
+    """
 
     code, status, title = "SP201", 503, "Too busy"
+
+    def __init__(
+        self, message: str, *, reason: str = "queue", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
 
 
 class Draining(StormproofError):
@@ -94,10 +105,43 @@ class Draining(StormproofError):
     code, status, title = "SP202", 503, "Shutting down"
 
 
+class RateLimited(StormproofError):
+    """A caller made more calls than its rate limit allows.
+
+    Attributes:
+        fields: The response headers that tell the caller of its quota.
+    """
+
+    code, status, title = "SP203", 429, "Too many requests"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        fields: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.fields = fields
+
+
+class ThreadsFull(StormproofError):
+    """A pool of threads refused the call: its queue was full, or the wait for a place was over."""
+
+    code, status, title = "SP211", 503, "No thread free"
+
+
+class ThreadsClosed(StormproofError, RuntimeError):
+    """A pool of threads was called after the service had drained it."""
+
+    code, status, title = "SP212", 503, "Threads are closed"
+
+
 class DeadlineExceeded(StormproofError, TimeoutError):
     """The request's deadline passed before the answer was ready."""
 
     code, status, title = "SP301", 504, "Deadline exceeded"
+    reason: ClassVar[str] = "deadline"
 
 
 class PoolTimeout(StormproofError, TimeoutError):
@@ -166,6 +210,12 @@ class UpstreamTimeout(StormproofError, TimeoutError):
     code, status, title = "SP502", 504, "Upstream timed out"
 
 
+class CircuitOpen(StormproofError):
+    """The circuit breaker of an upstream is open: most calls before this one had failed."""
+
+    code, status, title = "SP503", 503, "Circuit breaker open"
+
+
 class TasksClosed(StormproofError, RuntimeError):
     """A task was spawned before the service had started or after its tasks were drained."""
 
@@ -187,9 +237,12 @@ class CouldNotProve(StormproofError, RuntimeError):
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 
-    Retry-After is rounded up to whole seconds, at least 1 (RFC 9110, 10.2.3).
+    Retry-After is rounded up to whole seconds, at least 1 (RFC 9110, 10.2.3). What a rate limit
+    has to say goes with it.
     """
     headers = [(b"content-type", PROBLEM_JSON.encode()), (b"cache-control", b"no-store")]
+    if isinstance(error, RateLimited):
+        headers.extend(error.fields)
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     return headers

@@ -32,8 +32,10 @@ def lifecycle() -> Lifecycle:
 
 @pytest.fixture
 async def database(url: str, lifecycle: Lifecycle) -> AsyncIterator[Database]:
-    """A pool of exactly two, whose callers wait 0.2 s; nothing may be in use at the end."""
-    # Without the watch, whose look takes a place once a second.
+    """A pool of exactly two, whose callers wait 0.2 s; nothing may be in use at the end.
+
+    It is not watched: a look takes one of the two for a moment, once a second.
+    """
     database = Database(url, pool_size=1, max_overflow=1, max_wait=0.2, unready_after=None)
     await database.open(lifecycle)
     try:

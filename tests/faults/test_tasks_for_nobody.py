@@ -44,7 +44,7 @@ def shedding(work: Work) -> FastAPI:
 def told_the_deadline(work: Work) -> FastAPI:
     """A limiter that would let callers wait for a minute, and callers that say how long."""
     app = FastAPI()
-    limit = stormproof.Limiter(SLOTS, max_queue=CALLERS, max_wait=60.0)
+    limit = stormproof.Limiter(SLOTS, max_wait=60.0)
 
     @app.get("/query")
     async def query() -> dict[str, bool]:

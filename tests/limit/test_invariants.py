@@ -1,6 +1,7 @@
 """What must hold for a limiter whatever its callers do and whenever they do it."""
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, given, settings
@@ -32,6 +33,7 @@ class Crowd:
     """Numbered callers of one limiter, and who of them is inside."""
 
     limiter: Limiter
+    is_keyed: bool = False
     inside: dict[int, asyncio.Event] = field(default_factory=dict)
     admitted: list[int] = field(default_factory=list)
     released: int = 0
@@ -43,9 +45,10 @@ class Crowd:
     async def call(self, number: int, seconds: float | None) -> None:
         clock = LoopClock()
         deadline = None if seconds is None else Deadline(clock.now() + seconds, clock=clock)
+        slot = self.limiter.slot(key=self.key(number), priority=number % 2 * self.is_keyed)
         with in_force(deadline):
             try:
-                async with self.limiter.slot():
+                async with slot:
                     self.admitted.append(number)
                     assert deadline is None or deadline.remaining() > 0
                     self.inside[number] = asyncio.Event()
@@ -56,6 +59,9 @@ class Crowd:
                         self.released += 1
             except (LimitExceeded, DeadlineExceeded):
                 pass
+
+    def key(self, number: int) -> str | None:
+        return (None, "a", "b")[number % 3] if self.is_keyed else None
 
     async def act(self, action: str, value: float | None) -> None:
         if action == "arrive":
@@ -88,7 +94,7 @@ class Crowd:
     def check_always(self, bound: int) -> None:
         now = self.limiter.statistics()
         assert len(self.inside) <= now.in_use <= bound
-        assert 0 <= now.waiting <= bound * 10
+        assert 0 <= now.waiting <= bound * 10 + 3
         assert now.admitted + now.shed + now.cancelled + now.waiting <= len(self.tasks)
 
     def check_settled(self) -> None:
@@ -97,27 +103,39 @@ class Crowd:
         gone = {number for number, task in enumerate(self.tasks) if task.done()}
         waiting = set(range(len(self.tasks))) - gone - set(self.inside)
         assert (now.in_use, now.waiting) == (len(self.inside), len(waiting))
-        assert not waiting or now.in_use >= now.capacity, "a slot is free and someone waits"
-        assert not waiting or not self.admitted or min(waiting) > max(self.admitted), "overtaken"
+        for key in {self.key(number) for number in waiting}:
+            held = sum(self.key(number) == key for number in self.inside)
+            is_full = key is not None and held >= (self.limiter.per_key or math.inf)
+            assert is_full or now.in_use >= now.capacity, "a slot is free and someone waits"
+            first = min(number for number in waiting if self.key(number) == key)
+            last = max((n for n in self.admitted if self.key(n) == key), default=-1)
+            assert first > last, "overtaken"
+        there = {self.key(n) for n in waiting | set(self.inside)} - {None}
+        assert now.keys == len(there)
         assert now.admitted == len(self.admitted) == self.released + now.in_use
 
 
 # too_slow measures a busy machine, not the limiter.
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     capacity=st.integers(1, 4),
-    max_queue=st.none() | st.integers(0, 5),
+    target_wait=st.sampled_from([0.0, 0.05, 0.25]),
+    per_key=st.none() | st.integers(1, 3),
+    is_keyed=st.booleans(),
     schedule=st.lists(st.tuples(ACTIONS, st.booleans()), min_size=30, max_size=80),
 )
 def test_slots_and_places_balance_under_any_schedule(
     capacity: int,
-    max_queue: int | None,
+    target_wait: float,
+    per_key: int | None,
+    is_keyed: bool,
     schedule: list[tuple[tuple[str, float | None], bool]],
 ) -> None:
     """In use never above the capacity, nobody overtaken, nothing lost, nothing left."""
 
     async def main() -> None:
-        crowd = Crowd(Limiter(capacity, max_queue=max_queue, max_wait=0.25))
+        limiter = Limiter(capacity, target_wait=target_wait, max_wait=0.25, per_key=per_key)
+        crowd = Crowd(limiter, is_keyed=is_keyed)
         bound = capacity
         for (action, value), is_settling in schedule:
             if action == "resize":

@@ -71,6 +71,9 @@ def test_second_request_of_one_route_is_told_apart(tmp_path: Path) -> None:
         ('[[request]]\npath = "/"\nwieght = 1\n', "no key 'wieght'"),
         ('[[request]]\npath = "/"\nheaders = "a: b"\n', "headers must be a table"),
         ('[[request]]\npath = "/"\nkept = 1\n', "kept must be a table"),
+        ('[[request]]\npath = "/"\nkept = { contains = "a" }\n', "kept must be a table"),
+        ('[[request]]\npath = "/"\nkept = { path = "/", in = 1 }\n', "kept has no key 'in'"),
+        ('[[request]]\npath = "/"\nkept = { path = "/", within = 0 }\n', "kept.within must be"),
     ],
 )
 def test_wrong_file_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:

@@ -52,6 +52,9 @@ class Peer:
             case "/hang":
                 await reader.read(1)  # until the client leaves
                 return False
+            case "/hang-once" if sum(" /hang-once " in head for head in self.requests) == 1:
+                await reader.read(1)
+                return False
             case "/drip":
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
                 for _ in range(1000):
@@ -87,3 +90,9 @@ async def peer() -> AsyncIterator[Peer]:
     server = Peer()
     async with scripted_server(server.serve) as server.port:
         yield server
+
+
+def told_seconds(head: str) -> str:
+    """Return the value of `X-Request-Timeout` in a request's head."""
+    (line,) = (line for line in head.splitlines() if line.lower().startswith("x-request-timeout"))
+    return line.split(":")[1].strip()

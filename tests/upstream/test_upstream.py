@@ -1,7 +1,6 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
@@ -11,22 +10,11 @@ from stormproof._core.events import Event
 from stormproof._core.events import UpstreamFailed as UpstreamFailedEvent
 from stormproof._core.lifecycle import Lifecycle
 from stormproof.errors import InvalidSetting, NotStarted, UpstreamFailed, UpstreamTimeout
-from stormproof.upstream import Upstream
+from stormproof.upstream import Upstream, UpstreamStatistics
+from stormproof.upstream._aiohttp import AiohttpTransport
 from tests.harness import free_port, until
 
-from .servers import Peer, peer
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[Peer]:
-    async with peer() as running:
-        yield running
-
-
-@pytest.fixture
-async def upstream(server: Peer) -> AsyncIterator[Upstream]:
-    async with Upstream(name="users", base_url=server.url(""), timeout=5.0) as opened:
-        yield opened
+from .servers import Peer, told_seconds
 
 
 async def test_answer_comes_back_and_the_connection_is_used_again(
@@ -37,6 +25,9 @@ async def test_answer_comes_back_and_the_connection_is_used_again(
         assert (response.status_code, response.json()) == (200, {"path": "/ok"})
     assert len(server.requests) == 3
     assert server.open_connections == 1
+    assert upstream.statistics() == UpstreamStatistics(
+        in_flight=0, calls=3, failed=0, timed_out=0, connections_opened=1
+    )
 
 
 @pytest.mark.parametrize("verb", ["post", "put", "patch", "delete"])
@@ -55,11 +46,6 @@ async def test_remaining_time_is_told_to_the_upstream(upstream: Upstream, server
     assert told[0] == 5.0
     assert 1.5 < told[1] <= 2.0
     assert told[2] == 0.5
-
-
-def told_seconds(head: str) -> str:
-    (line,) = (line for line in head.splitlines() if line.lower().startswith("x-request-timeout"))
-    return line.split(":")[1]
 
 
 async def test_cookies_of_one_caller_are_not_sent_for_the_next(
@@ -148,9 +134,15 @@ async def test_failures_are_told_as_events(server: Peer) -> None:
     ]
 
 
-async def test_random_cancels_give_every_place_in_the_pool_back(server: Peer) -> None:
+@pytest.mark.parametrize("is_aiohttp", [False, True])
+async def test_random_cancels_give_every_place_in_the_pool_back(
+    server: Peer, is_aiohttp: bool
+) -> None:
     generator = random.Random(7)
-    async with Upstream(base_url=server.url(""), max_connections=5, timeout=5.0) as upstream:
+    transport = AiohttpTransport(max_connections=5) if is_aiohttp else None
+    async with Upstream(
+        base_url=server.url(""), max_connections=5, timeout=5.0, transport=transport
+    ) as upstream:
 
         async def cancelled(path: str) -> None:
             task = asyncio.create_task(upstream.get(path))
@@ -279,6 +271,17 @@ async def test_call_in_flight_when_the_client_closes_fails_as_an_upstream(server
     await upstream.close()
     with pytest.raises(UpstreamFailed, match="'users'"):
         await calling
+
+
+async def test_counts_tell_the_late_from_the_failed(upstream: Upstream) -> None:
+    with pytest.raises(UpstreamTimeout):
+        await upstream.get("/hang", timeout=0.05)
+    with pytest.raises(UpstreamFailed):
+        await upstream.get("/garbage")
+    with pytest.raises(UpstreamFailed):
+        await upstream.get("/503", raise_for_status=True)
+    counts = upstream.statistics()
+    assert (counts.calls, counts.timed_out, counts.failed, counts.in_flight) == (3, 1, 2, 0)
 
 
 async def test_opening_does_not_block_the_loop() -> None:

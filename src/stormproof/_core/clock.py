@@ -17,9 +17,8 @@ class MonotonicClock:
 
     __slots__ = ()
 
-    def now(self) -> float:
-        """Return `time.monotonic()`, in seconds."""
-        return time.monotonic()
+    # The function itself, and no method around it: each request asks twice.
+    now = staticmethod(time.monotonic)
 
 
 MONOTONIC = MonotonicClock()

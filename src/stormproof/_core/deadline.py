@@ -61,9 +61,11 @@ class Deadline:
 _current: ContextVar[Deadline | None] = ContextVar("stormproof_deadline", default=None)
 
 
-def current_deadline() -> Deadline | None:
-    """Return the deadline in force here, or None outside of any."""
-    return _current.get()
+current_deadline: Callable[[], Deadline | None] = _current.get
+"""Return the deadline in force here, or None outside of any.
+
+The method itself: a function around it costs a limiter's free slot a tenth more.
+"""
 
 
 def remaining() -> float | None:

@@ -81,7 +81,7 @@ class OverdueFinished(Event):
 class SlotRefused(Event):
     """A limiter shed a caller; `waited` in seconds.
 
-    `reason` is "queue-full", "waited" or "deadline".
+    `reason` is "queue", "target", "deadline", "priority" or "closed"; on arrival `waited` is 0.
     """
 
     limiter: str
@@ -89,6 +89,14 @@ class SlotRefused(Event):
     waiting: int
     waited: float
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateRefused(Event):
+    """A caller was over its rate limit; its next call is allowed in `retry_after` seconds."""
+
+    limit: str
+    retry_after: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +211,15 @@ class UpstreamFailed(Event):
     cause: str
     timed_out: bool
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitChanged(Event):
+    """A circuit breaker opened or closed; `state` is "open" or "closed"."""
+
+    upstream: str
+    state: str
+    reason: str
 
 
 Listener: TypeAlias = Callable[[Event], None]

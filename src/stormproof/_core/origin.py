@@ -36,15 +36,14 @@ _current: ContextVar["Arrival | Origin | None"] = ContextVar("stormproof_origin"
 OriginToken: TypeAlias = Token["Arrival | Origin | None"]
 
 
-def enter_request(request: Arrival) -> OriginToken:
-    """Make `request` the origin of what is started from here on; end it with `leave_request`."""
-    # A pair of calls and not a block: this is on the path of every request.
-    return _current.set(request)
+enter_request = _current.set
+"""Make a request the origin of what is started from here on; end it with `leave_request(token)`.
 
+The pair of calls, and not a block, because it is on the path of every request.
+"""
 
-def leave_request(token: OriginToken) -> None:
-    """Put back what was the origin before."""
-    _current.reset(token)
+leave_request = _current.reset
+"""Put back what was the origin before."""
 
 
 def current_origin() -> "Arrival | Origin | None":

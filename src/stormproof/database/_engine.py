@@ -1,28 +1,24 @@
 """The engine: SQLAlchemy's, with our pool, our transactions and our sentences."""
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import ArgumentError, InvalidatePoolError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from stormproof.errors import InvalidSetting
 
 from ._faults import first_line, unreachable
 from ._gate import Gate
 from ._ledger import CHECKOUT, Ledger
-from ._pool import BACK_AT, GatedPool
+from ._pool import GatedPool
 from ._settings import place
 
 CONNECT_TIMEOUT = 5.0
 """Seconds a connection may take to be made."""
-_FRESH = 0.1
-"""Seconds in the pool after which a connection is pinged before it is used again."""
 
 
 def new_engine(
@@ -62,14 +58,13 @@ def new_engine(
     except (ArgumentError, TypeError) as error:
         raise InvalidSetting(f"engine_options: {first_line(error)}") from error
     assert isinstance(engine.pool, GatedPool)
-    engine.pool.adopt(gate, ledger)
+    engine.pool.adopt(gate, ledger, ping=engine.dialect if pre_ping else None)
     name_unreachable(engine.sync_engine, place(url))
     if is_sqlite(url):
         from ._sqlite import isolate
 
         isolate(engine, writers, place(url))
     _note_statements(engine, _before(url))
-    _test_connections(engine, idle_for=_FRESH if pre_ping else math.inf)
     return engine
 
 
@@ -152,31 +147,3 @@ def _note(connection: Connection, idle_at: float | None) -> None:
     checkout = None if info is None else info.get(CHECKOUT)
     if checkout is not None:
         checkout.idle_at = idle_at
-
-
-def _test_connections(engine: AsyncEngine, *, idle_for: float) -> None:
-    """Replace, when it is taken, a connection that is closed, or does not answer a ping.
-
-    One that came back a moment ago is not pinged: that is three round trips with asyncpg, more
-    than a small statement costs; when the server closed it, it is known without asking.
-    """
-    dialect = engine.dialect
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def checkout(adapted: Any, record: ConnectionPoolEntry, _: object) -> None:
-        back_at = record.info.get(BACK_AT)
-        if back_at is None:
-            return  # it was opened this moment
-        is_closed = getattr(adapted.driver_connection, "is_closed", None)
-        if is_closed is not None and is_closed():
-            raise InvalidatePoolError
-        if is_file or asyncio.get_running_loop().time() - back_at < idle_for:
-            return  # SQLite has nobody at the other end
-        try:
-            dialect.do_ping(adapted)
-        except dialect.loaded_dbapi.Error as error:
-            if not dialect.is_disconnect(error, adapted, None):
-                raise
-            raise InvalidatePoolError from error
-
-    is_file = dialect.name == "sqlite"

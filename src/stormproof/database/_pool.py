@@ -1,11 +1,13 @@
 """The pool: connections behind a first-come-first-served gate with a bounded wait."""
 
 import asyncio
+import math
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import AsyncAdaptedQueuePool
+from sqlalchemy import AsyncAdaptedQueuePool, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_
 
@@ -44,6 +46,9 @@ ENDING = "stormproof.ending"
 Ending = asyncio.Future[Any] | None
 
 
+_FRESH = 0.1
+"""Seconds in the pool after which a connection is pinged before it is used again."""
+
 BACK_AT = "stormproof.back_at"
 """Key in a record's `info`: when its connection came back, in loop time."""
 
@@ -64,17 +69,18 @@ class GatedPool(AsyncAdaptedQueuePool):
 
     gate: Gate
     ledger: Ledger
+    ping: Dialect | None
     _is_retired = False
 
-    def adopt(self, gate: Gate, ledger: Ledger) -> None:
-        """Use `gate`, and note each checkout in `ledger`."""
-        self.gate, self.ledger = gate, ledger
+    def adopt(self, gate: Gate, ledger: Ledger, *, ping: Dialect | None) -> None:
+        """Use `gate`, note each checkout in `ledger`, and test connections with `ping`."""
+        self.gate, self.ledger, self.ping = gate, ledger, ping
 
     def recreate(self) -> "GatedPool":
         """Return an empty pool behind the same gate; called when the engine is disposed of."""
         successor = super().recreate()
         assert isinstance(successor, GatedPool)
-        successor.adopt(self.gate, self.ledger)
+        successor.adopt(self.gate, self.ledger, ping=self.ping)
         return successor
 
     def dispose(self) -> None:
@@ -93,7 +99,41 @@ class GatedPool(AsyncAdaptedQueuePool):
             self.gate.release()
             raise
         self.ledger.take(record)
+        try:
+            if not self._is_alive(record):
+                # So that none of those that were opened before this moment is used again.
+                self._invalidate_time = time.time()
+                record.invalidate()  # the caller gets a new connection in its place
+        except BaseException:
+            record.invalidate()
+            self._do_return_conn(record)
+            raise
         return record
+
+    def _is_alive(self, record: ConnectionPoolEntry) -> bool:
+        """Whether an idle connection is open, and answers when it was left alone for a while.
+
+        One that came back a moment ago is not pinged: that is three round trips with asyncpg,
+        more than a small statement costs; when the server closed it, it is known without asking.
+        """
+        adapted = record.dbapi_connection
+        if adapted is None:
+            return True  # it is not connected yet
+        is_closed = getattr(record.driver_connection, "is_closed", None)
+        if is_closed is not None and is_closed():
+            return False
+        ping = self.ping
+        if ping is None or ping.name == "sqlite":  # which has nobody at the other end
+            return True
+        if asyncio.get_running_loop().time() - record.info.get(BACK_AT, -math.inf) < _FRESH:
+            return True
+        try:
+            ping.do_ping(adapted)
+        except ping.loaded_dbapi.Error as error:
+            if not ping.is_disconnect(error, adapted, None):
+                raise
+            return False
+        return True
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         checkout = self.ledger.give_back(record)

@@ -146,9 +146,12 @@ class DatabaseSession(AsyncSession):
         if sync.new or sync.dirty or sync.deleted:
             await self.flush()
         left = self._left()
-        with self._held():
-            if sync.in_transaction() or self._callbacks:
+        self._hold()
+        try:
+            if self._callbacks or sync.in_transaction():
                 await self._commit_within(_COMMIT_LIMIT if left is None else left + PATIENCE)
+        finally:
+            self._give_up()
 
     async def _commit_within(self, seconds: float) -> None:
         before = self.commits
@@ -264,8 +267,10 @@ class DatabaseSession(AsyncSession):
 
     def _hold(self) -> None:
         self._check_open()
-        self._check_alone()
-        self._user = asyncio.current_task()
+        task = asyncio.current_task()
+        if self._user is not None and self._user is not task:
+            raise self._shared(self._user)
+        self._user = task
 
     def _give_up(self) -> None:
         self._user = None
@@ -292,10 +297,9 @@ class DatabaseSession(AsyncSession):
                 "`async with database.session() as session`"
             )
 
-    def _check_alone(self) -> None:
-        if self._user is not None and self._user is not asyncio.current_task():
-            raise SessionShared(
-                f"a session of {self.place} is used by two tasks at once "
-                f"({self._user.get_name()!r} is in the middle of a statement); "
-                "give each task its own session, or run the statements one after another"
-            )
+    def _shared(self, user: asyncio.Task[Any]) -> SessionShared:
+        return SessionShared(
+            f"a session of {self.place} is used by two tasks at once "
+            f"({user.get_name()!r} is in the middle of a statement); "
+            "give each task its own session, or run the statements one after another"
+        )

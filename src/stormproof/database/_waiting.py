@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -30,12 +31,18 @@ async def to_the_end(work: Coroutine[Any, Any, T], *, within: float | None = Non
     cancelled: asyncio.CancelledError | None = None
     try:
         while not task.done():
+            # Not `asyncio.wait`, which costs 8 µs more; this is on the path of every COMMIT.
+            ended = loop.create_future()
+            wake = partial(_wake, ended)
+            task.add_done_callback(wake)
             try:
-                await asyncio.wait((task,))
+                await ended
             except asyncio.CancelledError as error:
                 if cancelled is None:
                     timers.append(loop.call_later(PATIENCE, task.cancel))
                 cancelled = error
+            finally:
+                task.remove_done_callback(wake)
         if cancelled is not None:
             if not task.cancelled():
                 task.exception()  # looked at: the cancellation goes before it
@@ -47,6 +54,11 @@ async def to_the_end(work: Coroutine[Any, Any, T], *, within: float | None = Non
         cancelled = None  # the traceback of an exception must not hold its own frame
         for timer in timers:
             timer.cancel()
+
+
+def _wake(ended: asyncio.Future[None], _: object) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 def sever(descriptor: int) -> None:

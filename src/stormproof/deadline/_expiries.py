@@ -1,6 +1,7 @@
 """Expiries: one timer for all requests that have the service's default deadline."""
 
 import asyncio
+from contextvars import Context
 from typing import Protocol
 
 _EARLY = 0.002  # uvloop counts in whole milliseconds, so its timers may fire a little early
@@ -25,35 +26,32 @@ class Expiries:
     timer is set for the first one and stays set when that ends: at most one, for `default`
     seconds, is left behind.
 
+    To add a request, put it into `pending` and `arm` a `timer` that is not set; its deadline must
+    not be before that of any added earlier. To forget it, take it out.
+
     Args:
         loop: The loop whose timer is used.
     """
 
-    __slots__ = ("_pending", "_timer", "loop")
+    __slots__ = ("loop", "pending", "timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._pending: dict[Expiring, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        # Read and changed in place, and not by methods: each request does so twice.
+        self.pending: dict[Expiring, None] = {}
+        self.timer: asyncio.TimerHandle | None = None
 
-    def add(self, request: Expiring) -> None:
-        """Let `request` expire; its deadline must not be before that of any added earlier."""
-        self._pending[request] = None
-        if self._timer is None:
-            self._arm(request)
-
-    def discard(self, request: Expiring) -> None:
-        """Forget `request`; unknown: does nothing."""
-        self._pending.pop(request, None)
-
-    def _arm(self, request: Expiring) -> None:
-        self._timer = self.loop.call_at(self.loop.time() + request.left(), self._fire)
+    def arm(self, request: Expiring) -> None:
+        """Set the timer for `request`, the first of those that are pending."""
+        # A context of its own: that of the request which happens to set it would be kept.
+        at = self.loop.time() + request.left()
+        self.timer = self.loop.call_at(at, self._fire, context=Context())
 
     def _fire(self) -> None:
-        self._timer = None
-        for request in tuple(self._pending):
+        self.timer = None
+        for request in tuple(self.pending):
             if request.left() > _EARLY:
-                self._arm(request)
+                self.arm(request)
                 return
-            del self._pending[request]
+            del self.pending[request]
             request.expire()

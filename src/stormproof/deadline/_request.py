@@ -2,13 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from stormproof._core.asgi import ASGIApp, Message, Receive, Scope, Send, request_name, send_answer
+from stormproof._core.asgi import Message, Scope, Send, request_name, send_answer
 from stormproof._core.clock import Clock
-from stormproof._core.deadline import Deadline, enter_deadline, leave_deadline
+from stormproof._core.deadline import Deadline, current_deadline
 from stormproof._core.events import DeadlineExpired, Events, OverdueFinished
 from stormproof.errors import DeadlineExceeded, InvalidSetting, problem_body, problem_headers
 
@@ -22,6 +22,30 @@ _EARLY = 0.002  # uvloop counts in whole milliseconds, so its timers may fire a 
 
 
 @dataclass(frozen=True, slots=True)
+class DeadlineStatistics:
+    """What deadlines have done to the requests of one middleware.
+
+    Attributes:
+        overdue: Handlers that still run although their caller's time, and the grace, are over.
+        expired: Requests that met their deadline, answered or not.
+        answered: Those of them that were answered 504 by the middleware.
+    """
+
+    overdue: int
+    expired: int
+    answered: int
+
+
+@dataclass(slots=True)
+class Counts:
+    """The same, while it is counted."""
+
+    overdue: int = 0
+    expired: int = 0
+    answered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What all requests of one service on one loop have in common.
 
@@ -31,6 +55,9 @@ class Rules:
         events: Where `DeadlineExpired` and `OverdueFinished` go.
         clock: The clock.
         expiries: The one timer of those that have the default deadline.
+        now: The clock's `now`, already bound: each request calls it.
+        loop: The loop that all this is on.
+        counts: What is counted for `statistics()`.
     """
 
     default: float
@@ -38,16 +65,18 @@ class Rules:
     events: Events
     clock: Clock
     expiries: Expiries
+    now: Callable[[], float]
     loop: asyncio.AbstractEventLoop
+    counts: Counts
 
 
 class RequestDeadline(Deadline):
-    """The deadline of one request; runs the request, and answers for it once it has passed.
+    """The deadline of one request that begins to run here; answers for it once it has passed.
 
     What was asked for explicitly outlives the response's first byte. The handler runs in the
     server's own task. At the deadline that task is cancelled once, from a timer; `grace` seconds
-    later a second task sends the 504, whatever the handler does. `run` returns only when both
-    have ended.
+    later a second task sends the 504, whatever the handler does. The middleware awaits the handler
+    and then, with `settle`, the 504.
 
     One object for both, because every request pays for each: two took 1.5 µs more (CPython
     3.11).
@@ -56,36 +85,65 @@ class RequestDeadline(Deadline):
         scope: The ASGI scope.
         send: The server's `send`.
         rules: What all requests of this service have in common.
-        asked: Seconds the caller allows (`X-Request-Timeout`); kept until the response ends.
-        outer: The deadline around this one, or None.
+        asked: Seconds the caller's headers allow; kept until the response ends.
     """
 
-    # Class attributes: most requests never change them, so they cost nothing.
-    _timer: asyncio.TimerHandle | None = None
-    _is_queued = False  # among the expiries, instead of having a timer
-    _answer: asyncio.Task[None] | None = None
-    _expired_at: float | None = None
-    _is_started = False  # the handler's answer is on its way
-    _is_closed = False  # nothing more of the handler goes out
-    _is_cancelled = False  # our cancel() stands, not taken back yet
-    _is_overdue = False
-    _is_ended = False
-    _is_reported = False
-    _late = 0.0  # seconds from the deadline to the handler's end
+    # Slots, and each of them set: reading a class attribute through an instance takes as long as
+    # ten stores (CPython 3.11).
+    __slots__ = (
+        "_answer",
+        "_asked_at",
+        "_cancelling",
+        "_expired_at",
+        "_is_cancelled",  # our cancel() stands, not taken back yet
+        "_is_closed",  # nothing more of the handler goes out
+        "_is_ended",
+        "_is_overdue",
+        "_is_queued",  # among the expiries, instead of having a timer
+        "_is_reported",
+        "_is_started",  # the handler's answer is on its way
+        "_late",  # seconds from the deadline to the handler's end
+        "_rules",
+        "_scope",
+        "_send",
+        "_task",
+        "_timer",
+        "arrived_at",
+    )
 
-    def __init__(
-        self, scope: Scope, send: Send, rules: "Rules", asked: float, outer: Deadline | None
-    ) -> None:
+    def __init__(self, scope: Scope, send: Send, rules: "Rules", asked: float) -> None:
         # Not `super().__init__()`: this is on the path of every request.
         self.clock = rules.clock
-        self.outer = outer
+        self.outer = outer = current_deadline()
         self.on_change = None
-        self.arrived_at = now = rules.clock.now()
+        self.arrived_at = now = rules.now()
         self._asked_at = now + asked
         self._at = now + (rules.default if rules.default < asked else asked)
         self._rules = rules
         self._scope = scope
         self._send = send
+        self._answer: asyncio.Task[None] | None = None
+        self._expired_at: float | None = None
+        self._is_cancelled = self._is_closed = self._is_started = False
+        self._is_ended = self._is_overdue = self._is_reported = False
+        self._late = 0.0
+        # An ASGI server runs the app in a task; without one nothing could be cancelled.
+        self._task = task = cast("asyncio.Task[Any]", asyncio.current_task(rules.loop))
+        self._cancelling = task.cancelling()
+        self._timer: asyncio.TimerHandle | None = None
+        if outer is None and asked == math.inf and rules.default != math.inf:
+            self._is_queued = True
+            rules.expiries.pending[self] = None
+            if rules.expiries.timer is None:
+                rules.expiries.arm(self)
+        else:
+            self._is_queued = False
+            self._set_timer()
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether the deadline has passed while the request ran."""
+        return self._expired_at is not None
 
     def shorten(self, at: float) -> None:
         """Bring the deadline forward to `at`, and let `at` hold for the response's body too."""
@@ -111,45 +169,6 @@ class RequestDeadline(Deadline):
         if not self._is_ended:
             self._set_timer()
 
-    async def run(self, app: ASGIApp, receive: Receive) -> None:
-        """Run the handler to its end, with an answer in time; a foreign cancellation goes on.
-
-        Cancelled by someone else: nothing is answered, the timer and the 504's task are gone.
-        """
-        # An ASGI server runs the app in a task; without one nothing could be cancelled.
-        self._task = cast("asyncio.Task[Any]", asyncio.current_task(self._rules.loop))
-        self._cancelling = self._task.cancelling()
-        if self.outer is None and self._asked_at == math.inf and self._at != math.inf:
-            self._is_queued = True
-            self._rules.expiries.add(self)
-        else:
-            self._set_timer()
-        token = enter_deadline(self)
-        try:
-            await app(self._scope, receive, self.send)
-        except asyncio.CancelledError:
-            if not self._take_back_cancel():
-                await self._drop_answer()
-                raise
-            await self._settle()
-        except Exception:
-            await self._settle()
-            raise
-        else:
-            if self._expired_at is not None:
-                await self._settle()
-        finally:
-            leave_deadline(token)
-            # Scope and deadline hold each other: a cycle would cost each request 5 µs in the
-            # garbage collector's runs and in memory that is never warm (CPython 3.11).
-            self._scope.pop(DEADLINE_KEY, None)
-            if self._expired_at is None and self._timer is None and not self._is_queued:
-                self._is_ended = True  # the usual end, in a third of the time
-            else:
-                self._end()
-            if self._is_overdue:
-                self._rules.events.emit(OverdueFinished(request_name(self._scope), self._late))
-
     def send(self, message: Message) -> Awaitable[None]:
         """Pass on what the handler sends, until the deadline's answer has taken its place."""
         if self._is_closed:
@@ -159,7 +178,7 @@ class RequestDeadline(Deadline):
             self._is_started = True
             if self._is_queued:
                 self._is_queued = False
-                self._rules.expiries.discard(self)
+                self._rules.expiries.pending.pop(self, None)
                 self._at = math.inf
             else:
                 self._lift_default()
@@ -187,7 +206,7 @@ class RequestDeadline(Deadline):
     def _drop_timer(self) -> None:
         if self._is_queued:
             self._is_queued = False
-            self._rules.expiries.discard(self)
+            self._rules.expiries.pending.pop(self, None)
         elif self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -199,6 +218,7 @@ class RequestDeadline(Deadline):
             self._set_timer()
             return
         self._expired_at = self.at
+        self._rules.counts.expired += 1
         if self._is_started:
             # A polite last chunk would make half a body look whole.
             self._is_closed = True
@@ -224,6 +244,7 @@ class RequestDeadline(Deadline):
 
     def _grace_over(self) -> None:
         self._is_overdue = True
+        self._rules.counts.overdue += 1
         if not self._is_started:
             self._is_closed = True
             self._answer = self._rules.loop.create_task(self._send_504())
@@ -253,7 +274,18 @@ class RequestDeadline(Deadline):
         self._is_cancelled = False
         return self._task.uncancel() <= self._cancelling
 
-    async def _settle(self) -> None:
+    async def settle_cancelled(self) -> bool:
+        """Settle, and return whether the cancellation that ended the handler was ours alone.
+
+        Of someone else: nothing is answered, the timer and the 504's task are gone.
+        """
+        if self._take_back_cancel():
+            await self.settle()
+            return True
+        await self._drop_answer()
+        return False
+
+    async def settle(self) -> None:
         """See to it that an expired request has its one answer; waits for the server's send."""
         self._end()
         if self._answer is not None:
@@ -267,6 +299,18 @@ class RequestDeadline(Deadline):
         if self._answer is not None and not self._answer.done():
             self._answer.cancel()
             await asyncio.wait([self._answer])
+
+    def end(self) -> None:
+        """Note that the handler has ended, and the 504 with it; called last."""
+        if self._expired_at is None and self._timer is None and not self._is_queued:
+            self._is_ended = True  # the usual end, in a third of the time
+        else:
+            self._end()
+            if self._is_overdue:
+                self._rules.counts.overdue -= 1
+                self._rules.events.emit(OverdueFinished(request_name(self._scope), self._late))
+        # Contexts that outlive the request hold this object: uvicorn's keep-alive timer is one.
+        del self._task
 
     def _end(self) -> None:
         """Give back timer and cancellation; idempotent."""
@@ -284,6 +328,7 @@ class RequestDeadline(Deadline):
     def _report(self, *, answered: bool) -> None:
         if not self._is_reported:
             self._is_reported = True
+            self._rules.counts.answered += answered
             name = request_name(self._scope)
             self._rules.events.emit(DeadlineExpired(name, self._timeout(), answered))
 

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Container
+from types import CoroutineType
+from typing import Any, cast
 
 from stormproof._core.asgi import (
     LIFECYCLE_KEY,
@@ -15,6 +17,7 @@ from stormproof._core.asgi import (
 )
 from stormproof._core.events import RequestRefused
 from stormproof._core.lifecycle import InFlight, Lifecycle
+from stormproof._core.origin import enter_request, leave_request
 from stormproof.errors import Draining, StormproofError, problem_body, problem_headers
 
 from ._drain import Drain
@@ -54,7 +57,7 @@ class LifecycleMiddleware:
         if scope["type"] == "http":
             if scope["path"] in self._health_paths:
                 return self._answer_health(scope, send)
-            if self._drain.is_refusing:
+            if self._lifecycle.is_draining and self._drain.is_refusing:
                 return self._refuse(scope, send)
             return self._serve(scope, receive, send)
         if scope["type"] == "lifespan":
@@ -71,9 +74,12 @@ class LifecycleMiddleware:
         await send_answer(send, status, headers, body)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # `lifecycle.request(scope)` in place: as a block it would cost each request 1.3 us more.
         lifecycle = scope[LIFECYCLE_KEY] = self._lifecycle
         request = _Request(scope, lifecycle, send)
-        token = lifecycle.count_in(request)
+        requests = lifecycle.requests
+        requests.add(request)
+        token = enter_request(request)
         try:
             await self.app(scope, receive, request.send)
         except asyncio.CancelledError:
@@ -84,7 +90,9 @@ class LifecycleMiddleware:
                 error = _draining("was cut at the end of the grace period")
                 await self._send_problem(scope, send, error)
         finally:
-            lifecycle.count_out(request, token)
+            leave_request(token)
+            requests.discard(request)
+            request.forget()
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
         self._lifecycle.events.emit(RequestRefused(f"{scope['method']} {scope['path']}"))
@@ -101,7 +109,7 @@ class LifecycleMiddleware:
 class _Request(InFlight):
     """One request in flight: notes how far its response is, and says goodbye in its head."""
 
-    __slots__ = ("_lifecycle", "_send")
+    __slots__ = ("_ending", "_lifecycle", "_send")
 
     def __init__(self, scope: Scope, lifecycle: Lifecycle, send: Send) -> None:
         # Not `super().__init__()`: this is on the path of every request.
@@ -109,10 +117,23 @@ class _Request(InFlight):
         self.started_at = lifecycle.clock.now()
         self.task = asyncio.current_task()
         self.status = None
-        self.is_answered = False
         self.is_cut = False
+        self._ending: CoroutineType[Any, Any, Any] | None = None
         self._lifecycle = lifecycle
         self._send = send
+
+    @property
+    def is_answered(self) -> bool:  # type: ignore[override]  # told by the server's own send
+        """Whether the server's send of the last byte has ended."""
+        return self._ending is not None and self._ending.cr_frame is None
+
+    def forget(self) -> None:
+        """Let go of the task, because contexts that outlive the request hold this object.
+
+        uvicorn's keep-alive timer is one: an idle connection would keep the last request's task,
+        coroutines and frames, and in memory that is never warm each request takes 5 us longer.
+        """
+        self.task = self._ending = None
 
     def send(self, message: Message) -> Awaitable[None]:
         kind = message["type"]
@@ -122,12 +143,18 @@ class _Request(InFlight):
                 farewell = _farewell(self._lifecycle, self.scope)
                 message = {**message, "headers": (*message.get("headers", ()), *farewell)}
         elif kind == "http.response.body" and not message.get("more_body"):
-            return self._end(message)
+            ending = self._send(message)
+            # Its frame tells when it has ended: a coroutine around it, of which one could set a
+            # flag, would cost each request 0.5 us more.
+            if type(ending) is not CoroutineType:
+                ending = _awaiting(ending)
+            self._ending = cast("CoroutineType[Any, Any, Any]", ending)
+            return ending
         return self._send(message)
 
-    async def _end(self, message: Message) -> None:
-        await self._send(message)
-        self.is_answered = True
+
+async def _awaiting(ending: Awaitable[None]) -> None:
+    await ending
 
 
 def _farewell(lifecycle: Lifecycle, scope: Scope) -> Headers:

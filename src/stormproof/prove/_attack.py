@@ -1,6 +1,8 @@
 """What an attack is, and the scene it plays on: one fresh server of the app, watched throughout."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +15,26 @@ from .target import Target
 
 
 @dataclass(slots=True, kw_only=True)
-class Scene:
+class Grounds:
+    """What is known of the app before a server is started for an attack.
+
+    Attributes:
+        routes: All that were learned.
+        dependencies: Names of those that are rerouted through fault proxies.
+        has_agent: Whether the agent gets into the app.
+    """
+
+    routes: tuple[Route, ...] = ()
+    dependencies: tuple[str, ...] = ()
+    has_agent: bool = False
+
+    def of_kind(self, *kinds: str) -> tuple[Route, ...]:
+        """Return the routes of these kinds."""
+        return tuple(route for route in self.routes if route.kind in kinds)
+
+
+@dataclass(slots=True, kw_only=True)
+class Scene(Grounds):
     """What one attack has to work with.
 
     The server is started and warm, the canary asks, the process tree is sampled, and the agent's
@@ -25,22 +46,25 @@ class Scene:
         target: The server's processes; `target.port` is where it listens.
         ledger: Where every request goes down; `ledger.now()` is the recording's time.
         agent: The link into the app; None with a command or where injection failed.
-        routes: All that were learned.
         proxies: By name, the fault proxies before the app's dependencies.
         marks: Named times.
         facts: What else the audits have to know; JSON values.
         scale: Scales the attack's length: 1.0, or less with `--quick`.
+        again: Starts the app once more, without the agent, for as long as the block lasts: for
+            when the first server has gone.
+        resting: Set by the attack when from here on it only waits: others may be played beside it.
     """
 
     options: ProveOptions
     target: Target
     ledger: Ledger
     agent: AgentLink | None
-    routes: tuple[Route, ...]
     proxies: dict[str, FaultProxy]
     marks: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     scale: float = 1.0
+    again: Callable[[], AbstractAsyncContextManager[Target]]
+    resting: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def port(self) -> int:
@@ -51,10 +75,6 @@ class Scene:
         """Give the present moment a name; audits and plots use it."""
         self.marks[name] = now = self.ledger.now()
         return now
-
-    def of_kind(self, *kinds: str) -> tuple[Route, ...]:
-        """Return the routes of these kinds."""
-        return tuple(route for route in self.routes if route.kind in kinds)
 
     def shots(self, *kinds: str) -> tuple[Shot, ...]:
         """Return what to send to the routes of these kinds."""
@@ -78,5 +98,5 @@ class Attack:
     title: str
     seconds: float
     run: Callable[[Scene], Awaitable[None]]
-    fits: Callable[[Scene], str] = lambda _: ""
+    fits: Callable[[Grounds], str] = lambda _: ""
     has_canary: bool = True

@@ -40,21 +40,21 @@ async def play(
     routes: tuple[Route, ...],
     zero: float,
     round: int = 0,
+    resting: asyncio.Event | None = None,
 ) -> tuple[AttackRecord, Scene]:
     """Run an attack against a server of its own and return its record.
 
     Waits until the server has gone. Cancelled: nothing is left running, and nothing is returned.
+    `resting` is set when the attack goes on to do nothing but wait, if it comes to that.
 
     Raises:
         CouldNotProve: The app could not be started.
     """
     async with _scene(options, routes, zero) as scene:
+        scene.resting = resting or scene.resting
         began_at = scene.ledger.now()
-        problem, unfit = "", attack.fits(scene)
-        probes: list[Probe] = []
-        if not unfit:
-            await _warm_up(scene)
-            problem, probes = await _watched(attack, scene)
+        await _warm_up(scene)
+        problem, probes = await _watched(attack, scene)
         exit = await _ended(scene)
         record = AttackRecord(
             name=attack.name,
@@ -69,7 +69,6 @@ async def play(
             facts=dict(scene.facts),
             exit=exit,
             problem=problem,
-            unfit=unfit,
         )
     return record, scene
 
@@ -83,11 +82,11 @@ async def _scene(
     found = dependencies(environ, options.dependencies, allow_remote=options.allow_remote)
     async with AsyncExitStack() as stack:
         proxies, environment = await stack.enter_async_context(rerouted(found))
-        environment = {**options.environment, **environment}
+        bare = environment = {**options.environment, **environment}
         agent = None
         if options.server != "command":
             agent = await stack.enter_async_context(AgentLink.listening(zero, environ=environ))
-            environment |= agent.environment
+            environment = {**bare, **agent.environment}
         target = await stack.enter_async_context(
             started(options, zero=zero, environment=environment)
         )
@@ -99,8 +98,11 @@ async def _scene(
             ledger=Ledger(zero),
             agent=agent,
             routes=routes,
+            dependencies=tuple(proxies),
+            has_agent=agent is not None,
             proxies=proxies,
             scale=0.4 if options.is_quick else 1.0,
+            again=lambda: started(options, zero=zero, environment=bare),
         )
 
 

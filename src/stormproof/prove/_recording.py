@@ -133,7 +133,7 @@ class Route:
             `dependency:NAME`.
         seconds: Median answer time under light load.
         weight: Share of the traffic, from the scenario.
-        kept: How to look up later that the promise was kept: `path`, `contains`.
+        kept: How to look up later that the promise was kept: `path`, `contains`, `within`.
     """
 
     id: str

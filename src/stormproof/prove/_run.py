@@ -4,7 +4,7 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stormproof.errors import CouldNotProve, InvalidSetting
 
-from ._attack import Attack, Scene
+from ._attack import Attack, Grounds, Scene
 from ._audit import Report
 from ._judge import chosen, is_to_repeat, judge
 from ._options import ProveOptions
@@ -80,22 +80,42 @@ class _Run:
     done: int = 0
 
     async def first_round(self) -> None:
-        """Play every attack once; the patient one goes on beside those that time nothing."""
+        """Play every attack once; the patient one goes on beside those that time nothing.
+
+        In a hurry, these go on beside each other, and what only waits beside all the others.
+        """
         baseline, rest = self.plan[0], self.plan[1:]
         scene = await self._play(baseline)
         if problem := self.records[-1].problem:
             raise CouldNotProve(f"the app could not be learned: {problem}")
         self._take(scene)
-        rest.sort(key=lambda attack: attack.name in _TIMED)
-        async with asyncio.TaskGroup() as beside:
-            for attack in [attack for attack in rest if attack.name == _BESIDE]:
-                beside.create_task(self._play_on(attack))
-            for attack in rest:
-                if attack.name != _BESIDE and attack.name not in _TIMED:
-                    await self._play_on(attack)
-        for attack in rest:
-            if attack.name in _TIMED:
-                await self._play_on(attack)
+        beside = [attack for attack in rest if attack.name == _BESIDE]
+        untimed = [attack for attack in rest if attack.name not in {_BESIDE, *_TIMED}]
+        timed = [attack for attack in rest if attack.name in _TIMED]
+        async with asyncio.TaskGroup() as group:
+            for attack in beside:
+                group.create_task(self._play_on(attack))
+            if self.options.is_quick:
+                await self._hurry(group, untimed)
+                await self._in_turn(timed)
+            else:
+                await self._in_turn(untimed)
+        if not self.options.is_quick:
+            await self._in_turn(timed)
+
+    async def _in_turn(self, attacks: Iterable[Attack]) -> None:
+        for attack in attacks:
+            await self._play_on(attack)
+
+    async def _hurry(self, group: asyncio.TaskGroup, attacks: Iterable[Attack]) -> None:
+        """Play these beside each other; go on when each has ended or only waits."""
+        going: list[asyncio.Task[object]] = []
+        for attack in attacks:
+            resting = asyncio.Event()
+            group.create_task(self._play_on(attack, resting=resting))
+            going.append(group.create_task(resting.wait()))
+        if going:
+            await asyncio.wait(going)
 
     async def repetitions(self) -> None:
         """Play the attacks of timed audits that failed again, until one disagrees."""
@@ -118,27 +138,55 @@ class _Run:
     def report(self) -> Report:
         return judge(self._recording(), only=self.options.only, skip=self.options.skip)
 
-    async def _play(self, attack: Attack, *, round: int = 0) -> Scene:
+    async def _play(
+        self, attack: Attack, *, round: int = 0, resting: asyncio.Event | None = None
+    ) -> Scene:
         self._say(attack.name, "begun")
         record, scene = await play(
-            attack, options=self.options, routes=self.routes, zero=self.zero, round=round
+            attack,
+            options=self.options,
+            routes=self.routes,
+            zero=self.zero,
+            round=round,
+            resting=resting,
         )
         self.records.append(record)
         self.done += 1
         self._say(attack.name, "ended", text=record.problem)
         return scene
 
-    async def _play_on(self, attack: Attack, *, round: int = 0) -> None:
-        """Play an attack; where the app does not even start for it, that is the record."""
+    async def _play_on(
+        self, attack: Attack, *, round: int = 0, resting: asyncio.Event | None = None
+    ) -> None:
+        """Play an attack; where it has nothing to do, or no app to do it to, that is the record."""
+        resting = resting or asyncio.Event()
         try:
-            await self._play(attack, round=round)
+            if unfit := attack.fits(self._grounds()):
+                self._note(attack, round, unfit=unfit)
+            else:
+                await self._play(attack, round=round, resting=resting)
         except CouldNotProve as error:
-            now = time.monotonic() - self.zero
-            self.records.append(
-                AttackRecord(
-                    name=attack.name, round=round, began_at=now, ended_at=now, problem=str(error)
-                )
+            self._note(attack, round, problem=str(error))
+        finally:
+            resting.set()
+
+    def _note(self, attack: Attack, round: int, *, problem: str = "", unfit: str = "") -> None:
+        """Record an attack that was not played."""
+        now = time.monotonic() - self.zero
+        self.records.append(
+            AttackRecord(
+                name=attack.name,
+                round=round,
+                began_at=now,
+                ended_at=now,
+                problem=problem,
+                unfit=unfit,
             )
+        )
+        self.done += 1
+
+    def _grounds(self) -> Grounds:
+        return Grounds(routes=self.routes, dependencies=self.dependencies, has_agent=self.has_agent)
 
     def _take(self, scene: Scene) -> None:
         self.routes = scene.routes

@@ -18,6 +18,7 @@ NAME = "prove.toml"
 """A scenario of this name beside the app's module is used where none is given."""
 
 _KEYS = {"method", "path", "headers", "body", "json", "weight", "promise", "kept"}
+_KEPT_KEYS = {"path", "contains", "within"}
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -87,9 +88,8 @@ def _asked(entry: Any, where: str) -> Asked:
     weight = entry.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0:
         raise InvalidSetting(f"{where}: weight must be a number above 0, got {weight!r}")
-    for key in ("headers", "kept"):
-        if not isinstance(entry.get(key, {}), dict):
-            raise InvalidSetting(f"{where}: {key} must be a table, got {entry[key]!r}")
+    if not isinstance(entry.get("headers", {}), dict):
+        raise InvalidSetting(f"{where}: headers must be a table, got {entry['headers']!r}")
     headers = {str(key).lower(): str(value) for key, value in entry.get("headers", {}).items()}
     body = str(entry.get("body", ""))
     if "json" in entry:
@@ -102,8 +102,25 @@ def _asked(entry: Any, where: str) -> Asked:
         body=body,
         weight=float(weight),
         is_promise=bool(entry.get("promise", method not in ("GET", "HEAD"))),
-        kept={str(key): str(value) for key, value in entry.get("kept", {}).items()},
+        kept=_kept(entry["kept"], where) if "kept" in entry else {},
     )
+
+
+def _kept(entry: Any, where: str) -> dict[str, str]:
+    """Return how a promise is looked up; all values as text."""
+    if not isinstance(entry, dict) or not str(entry.get("path", "")).startswith("/"):
+        raise InvalidSetting(
+            f'{where}: kept must be a table with path = "/…", where the promise is looked up; '
+            f"got {entry!r}"
+        )
+    if unknown := sorted(set(entry) - _KEPT_KEYS):
+        raise InvalidSetting(
+            f"{where}: kept has no key {unknown[0]!r}; there are {', '.join(sorted(_KEPT_KEYS))}"
+        )
+    within = entry.get("within", 1)
+    if isinstance(within, bool) or not isinstance(within, (int, float)) or not within > 0:
+        raise InvalidSetting(f"{where}: kept.within must be seconds above 0, got {within!r}")
+    return {str(key): str(value) for key, value in entry.items()}
 
 
 def merged(

@@ -1,14 +1,16 @@
 """Drain-background on recordings built by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from stormproof.prove import Recording
+from stormproof.prove._promises import FACT, Promise
 from stormproof.prove._recording import AgentEvent, Request, Route
 from stormproof.prove.audits.drain_background import AUDIT
 
-from .departures import event, record, recording, request
+from .departures import SIGNAL, event, record, recording, request
 
 ANSWERED = request(-0.5, -0.4, status=202, id=5, route="POST /a")
 
@@ -121,3 +123,58 @@ def test_is_not_measured_where_known_background_work_was_not_seen_or_no_signal_s
     assert AUDIT.judge(recording(record(), routes=[route])).outcome == "not-measured"
     assert AUDIT.judge(recording()).outcome == "not-measured"
     assert AUDIT.judge(recording(record(marks={}))).outcome == "not-measured"
+
+
+def _promise(*, is_kept: bool = True, seen: str = "", unclear: str = "") -> dict[str, Any]:
+    promise = Promise(
+        route="POST /a", status=202, at=SIGNAL - 0.4, is_kept=is_kept, seen=seen, unclear=unclear
+    )
+    return promise.as_facts()
+
+
+def _looked_up(*promises: dict[str, Any], has_agent: bool = False) -> Recording:
+    found = recording(record((), facts={FACT: list(promises)}))
+    return replace(found, has_agent=has_agent)
+
+
+def test_promises_that_are_found_after_a_restart_were_kept_also_without_the_agent() -> None:
+    found = AUDIT.judge(_looked_up(_promise(), _promise()))
+    assert (found.outcome, found.value) == ("pass", 0)
+    assert found.display == "all 2 promises were kept when looked up after a restart"
+
+
+def test_promise_that_is_not_found_after_a_restart_is_lost() -> None:
+    lost = _promise(is_kept=False, seen="GET /a/7 said 404")
+    found = AUDIT.judge(_looked_up(_promise(), lost))
+    assert (found.outcome, found.value, found.routes) == ("fail", 1, ("POST /a",))
+    assert found.display == (
+        "1 of 2 promises were not kept when looked up after a restart: POST /a 1"
+    )
+    assert found.losses == (
+        "POST /a: answered 202 0.40 s before SIGTERM; after a restart GET /a/7 said 404",
+    )
+
+
+def test_promise_that_cannot_be_looked_up_says_why() -> None:
+    found = AUDIT.judge(_looked_up(_promise(unclear="the answer has no field 'id'")))
+    assert (found.outcome, found.display) == ("not-measured", "the answer has no field 'id'")
+
+
+def test_what_the_agent_saw_and_what_was_looked_up_are_judged_together() -> None:
+    watched = record(
+        (ANSWERED,),
+        events=(_told("accepted"), _told("finished")),
+        facts={FACT: [_promise(is_kept=False, seen="GET /a/7 said 404")]},
+    )
+    found = AUDIT.judge(recording(watched))
+    assert (found.outcome, found.value) == ("fail", 1)
+    assert found.display == (
+        "1 of 1 promises were not kept when looked up after a restart: POST /a 1; "
+        "all 1 acknowledged pieces of background work were done"
+    )
+
+
+def test_without_agent_and_without_lookups_it_is_not_measured() -> None:
+    found = AUDIT.judge(replace(recording(record((ANSWERED,))), has_agent=False))
+    assert found.outcome == "not-measured"
+    assert "needs the agent" in found.display

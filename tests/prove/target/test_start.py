@@ -1,6 +1,7 @@
 """A server that starts is ready; one that does not says why in one sentence, and is gone."""
 
 import asyncio
+import resource
 import socket
 import sys
 import threading
@@ -48,6 +49,23 @@ async def test_app_is_started_in_its_directory_which_is_on_the_path(tmp_path: Pa
     source = SERVE + "import beside\nprint('in', beside.folder, flush=True)"
     async with target(tmp_path, source) as running:
         await until(lambda: f"in {tmp_path}\n" in running.tail)
+
+
+async def test_app_has_the_descriptors_it_would_have_without_prove(tmp_path: Path) -> None:
+    """A load raises the limit for its own sockets; an app that runs out must be seen to."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    other = before[0] - 1 if before[0] == before[1] else before[0] + 1
+    source = SERVE + (
+        "import resource\n"
+        "print('may open', resource.getrlimit(resource.RLIMIT_NOFILE)[0], flush=True)"
+    )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (other, before[1]))
+    try:
+        async with target(tmp_path, source) as running:
+            await until(lambda: "may open" in running.tail)
+            assert f"may open {before[0]}\n" in running.tail
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 BROKEN = {

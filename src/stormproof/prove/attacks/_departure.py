@@ -19,6 +19,7 @@ async def send_signal(scene: Scene) -> float:
 
 async def wait_for_end(scene: Scene, signal: float) -> None:
     """Wait until the whole process tree has gone; at the end of the grace, kill it."""
+    scene.resting.set()
     left = signal + scene.options.profile.grace - scene.ledger.now()
     if await scene.target.ended(max(left, 0.0)) is None:
         scene.mark("killed")

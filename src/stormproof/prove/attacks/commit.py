@@ -1,6 +1,6 @@
 """Commit: every COMMIT of a transaction is made to fail, and requests that write are sent."""
 
-from stormproof.prove._attack import Attack, Scene
+from stormproof.prove._attack import Attack, Grounds, Scene
 from stormproof.prove.load import Shot, ask
 
 _EACH = 4
@@ -35,8 +35,8 @@ async def _run(scene: Scene) -> None:
     await scene.agent.census()  # its answer comes after all that happened before
 
 
-def _fits(scene: Scene) -> str:
-    return "" if scene.agent is not None else "needs the agent inside the app, which was not there"
+def _fits(grounds: Grounds) -> str:
+    return "" if grounds.has_agent else "needs the agent inside the app, which was not there"
 
 
 ATTACK = Attack(

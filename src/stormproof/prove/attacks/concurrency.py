@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from statistics import fmean
 from typing import Any
 
-from stormproof.prove._attack import Attack, Scene
+from stormproof.prove._attack import Attack, Grounds, Scene
 from stormproof.prove._recording import Route
 from stormproof.prove._sweep import CLIFF, FACT, PATIENCE, Step, Sweep
 from stormproof.prove.load import Shot, closed_loop
@@ -76,8 +76,8 @@ async def _confirmed(asking: "_Asking", low: Step, best: Step) -> Step:
     return low
 
 
-def _fits(scene: Scene) -> str:
-    return "" if _routes(scene.of_kind("plain")) else "no route ends within 0.4 s by itself"
+def _fits(grounds: Grounds) -> str:
+    return "" if _routes(grounds.of_kind("plain")) else "no route ends within 0.4 s by itself"
 
 
 def _routes(routes: tuple[Route, ...]) -> tuple[Route, ...]:

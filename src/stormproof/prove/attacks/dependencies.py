@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from stormproof.prove._attack import Attack, Scene
+from stormproof.prove._attack import Attack, Grounds, Scene
 from stormproof.prove._recording import Request, Route
 from stormproof.prove.faults import Blackhole, Down, Fault, FaultProxy, Latency, Refuse
 from stormproof.prove.load import Ledger, Shot, ask, closed_loop, open_loop
@@ -317,8 +317,8 @@ async def _blackhole(one: _Dependency) -> None:
     await _come_back(one, "blackhole")
 
 
-def _fits(scene: Scene) -> str:
-    if scene.proxies:
+def _fits(grounds: Grounds) -> str:
+    if grounds.dependencies:
         return ""
     return (
         "no dependency on this machine was found in the environment (*_URL with a host): name one "

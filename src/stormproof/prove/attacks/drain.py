@@ -6,11 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from stormproof.prove._attack import Attack, Scene
+from stormproof.prove._attack import Attack, Grounds, Scene
 from stormproof.prove._recording import Request, Route
 from stormproof.prove.load import KeptConnection, Shot, ask, closed_loop
 
 from ._departure import patience, send_signal, wait_for_end
+from ._promises import Promises
 
 _STEADY = 20
 """Callers on kept connections without a pause: so many requests are in flight at any time."""
@@ -44,8 +45,10 @@ _LONG_ROUTES = 3
 async def _run(scene: Scene) -> None:
     """Load, SIGTERM in its midst, more load for the platform's lag, then the wait for the end."""
     over = asyncio.Event()
+    promises = Promises(scene, timeout=patience(scene))
     async with _kept_connections(scene) as idle:
         load = [asyncio.ensure_future(each) for each in _load(scene, over)]
+        load.append(asyncio.ensure_future(promises.make(over)))
         try:
             await asyncio.sleep(max(_SECONDS * scene.scale, 1.0))
             scene.facts["trip"] = _TRIP
@@ -58,6 +61,7 @@ async def _run(scene: Scene) -> None:
             over.set()
             await wait_for_end(scene, signal)
             await asyncio.gather(*load)  # the server has gone, so each has its answer or its end
+            await promises.look_up()
         finally:
             for each in load:
                 each.cancel()
@@ -67,7 +71,7 @@ async def _run(scene: Scene) -> None:
 def _load(scene: Scene, over: asyncio.Event) -> Iterator[Coroutine[Any, Any, object]]:
     """Yield what goes on until `over`: kept and new connections, and what is acknowledged."""
     plain = [_weighted(route) for route in _reading(scene)]
-    promising = [Shot.of(route) for route in _promising(scene)]
+    promising = [Shot.of(route) for route in _promising(scene) if not route.kept]
     for group, shots, callers, keeps, pause in (
         ("steady", plain, _STEADY, True, 0.0),
         ("fresh", plain, _FRESH, False, _FRESH_PAUSE),
@@ -106,7 +110,7 @@ def _is_promising(route: Route) -> bool:
     return route.is_promise or bool({"background", "task"} & set(route.uses))
 
 
-def _longest(scene: Scene) -> list[Route]:
+def _longest(scene: Grounds) -> list[Route]:
     """Return the routes that sent nothing while they were learned: they may take minutes."""
     silent = [route for route in scene.of_kind("broken") if route.status == 0]
     return silent[:_LONG_ROUTES]
@@ -174,8 +178,8 @@ def _unsent(scene: Scene, shot: Shot, at: float, closed_at: float) -> Request:
     )
 
 
-def _fits(scene: Scene) -> str:
-    if scene.of_kind("plain", "health") or _longest(scene):
+def _fits(grounds: Grounds) -> str:
+    if grounds.of_kind("plain", "health") or _longest(grounds):
         return ""
     return "no route ends by itself"
 

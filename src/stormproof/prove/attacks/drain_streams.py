@@ -3,7 +3,7 @@
 import asyncio
 from itertools import cycle, islice
 
-from stormproof.prove._attack import Attack, Scene
+from stormproof.prove._attack import Attack, Grounds, Scene
 from stormproof.prove.load import Shot, StreamReader
 
 from ._departure import patience, send_signal, wait_for_end
@@ -72,8 +72,8 @@ def _note_events(scene: Scene, readers: list[StreamReader], signal: float) -> No
     scene.facts["sse-retry"] = sum(reader.retry_ms is not None for reader in open_then)
 
 
-def _fits(scene: Scene) -> str:
-    return "" if scene.of_kind("endless", "stream") else "the app has no stream"
+def _fits(grounds: Grounds) -> str:
+    return "" if grounds.of_kind("endless", "stream") else "the app has no stream"
 
 
 ATTACK = Attack(

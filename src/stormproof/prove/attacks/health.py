@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from stormproof.prove._attack import Attack, Scene
+from stormproof.prove._attack import Attack, Grounds, Scene
 from stormproof.prove._recording import Route
 from stormproof.prove.faults import Down, FaultProxy
 from stormproof.prove.load import Shot, ask, closed_loop
@@ -129,8 +129,8 @@ async def _probe(scene: Scene, route: Route, group: str) -> int:
     return row.status if row.ended == "complete" else 0
 
 
-def _fits(scene: Scene) -> str:
-    if scene.of_kind("health"):
+def _fits(grounds: Grounds) -> str:
+    if grounds.of_kind("health"):
         return ""
     return (
         "no health route was found (/livez, /readyz, /healthz, /health …): name yours with "

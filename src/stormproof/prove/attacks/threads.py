@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 
-from stormproof.prove._attack import Attack, Scene
+from stormproof.prove._attack import Attack, Grounds, Scene
 from stormproof.prove._recording import Route
 from stormproof.prove.load import Shot, closed_loop, open_loop
 
@@ -68,17 +68,17 @@ def _slowest(routes: Iterable[Route]) -> Route | None:
     return max(able, key=lambda route: route.seconds, default=None)
 
 
-def _others(scene: Scene, slow: Route) -> tuple[Route, ...]:
+def _others(scene: Grounds, slow: Route) -> tuple[Route, ...]:
     """Return the quick routes and the probes."""
     routes = (route for route in scene.of_kind("plain", "health") if route.id != slow.id)
     return tuple(sorted(routes, key=lambda route: route.seconds))[:_OTHERS]
 
 
-def _fits(scene: Scene) -> str:
-    slow = _slowest(scene.routes)
+def _fits(grounds: Grounds) -> str:
+    slow = _slowest(grounds.routes)
     if slow is None:
         return f"no def route takes longer than {1000 * _SHORTEST:.0f} ms"
-    if not _others(scene, slow):
+    if not _others(grounds, slow):
         return f"there is no route beside {slow.id}"
     return ""
 

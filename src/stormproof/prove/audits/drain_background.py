@@ -8,6 +8,7 @@ from stormproof.prove._audit import Audit, Fix, Judgement, not_applicable, not_m
 from stormproof.prove._recording import AgentEvent, AttackRecord, Recording, Request
 
 from ._departure import listed, moment, signal_at
+from ._promises import both, judged, promises_of
 
 _DONE = frozenset({"finished", "handed-over", "handed_over"})
 _ONCE_OF = 3
@@ -47,6 +48,17 @@ def _judge(recording: Recording) -> Judgement:
     signal = None if record is None else signal_at(record)
     if record is None or signal is None:
         return not_measured("no SIGTERM was sent under load")
+    promises = promises_of(record)
+    watched = _watched(recording, record, signal)
+    return both(judged(promises, signal), watched) if promises else watched
+
+
+def _watched(recording: Recording, record: AttackRecord, signal: float) -> Judgement:
+    """Return what the agent saw become of the work."""
+    if not recording.has_agent:
+        return not_measured(
+            "needs the agent inside the app, or a scenario that says how promises are kept"
+        )
     pieces = list(_pieces(record))
     if not pieces:
         routes = [route for route in recording.routes if {"background", "task"} & set(route.uses)]
@@ -186,6 +198,5 @@ AUDIT = Audit(
     ),
     attacks=("drain",),
     judge=_judge,
-    needs_agent=True,
     weight=5,
 )

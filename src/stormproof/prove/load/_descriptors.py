@@ -9,8 +9,8 @@ _OTHERS = 256
 def allow_connections(count: int) -> None:
     """Raise the soft limit of open files so that `count` connections fit, as far as is allowed.
 
-    It is never lowered again: loads may run side by side. A process started afterwards inherits
-    it, so whoever starts the app gives it the limit this process began with.
+    It is never lowered again: loads may run side by side. The app does not inherit it: `target`
+    gives it the limit this process began with.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + _OTHERS

@@ -12,6 +12,7 @@ of prove delays a sample or the moment of an exit.
 import ctypes
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -82,10 +83,16 @@ class Leash:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            preexec_fn=_die_with_the_leash if sys.platform == "linux" else None,
+            preexec_fn=self._prepare,
         )
         process.returncode = 0  # it is reaped below, with all the others
         return process.pid
+
+    def _prepare(self) -> None:
+        """Make the server's process as it would be without prove; it dies with the leash."""
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._setup["descriptors"], hard))
 
     def _reap(self, first: int) -> float:
         """Wait for all children, those that were adopted too; return when the last one ended."""
@@ -186,10 +193,6 @@ class Leash:
         with self._saying, suppress(OSError):  # prove is gone: nobody listens
             while line:
                 line = line[os.write(1, line) :]
-
-
-def _die_with_the_leash() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _prctl(option: int, value: int) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -26,6 +27,9 @@ TAIL = 4096
 """Characters of output in `tail`."""
 
 _LEASH = Path(__file__).with_name("_leash.py")
+
+_DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+"""The limit of open files before a load raises ours: the app runs with it."""
 
 _FAREWELL = 2.0
 
@@ -109,6 +113,7 @@ class Target:
             "directory": str(directory),
             "path": sys.path,
             "marker": (MARKER, self._marker),
+            "descriptors": _DESCRIPTORS,
         }
         self._leash = leash = subprocess.Popen(  # noqa: ASYNC220 - takes milliseconds
             [sys.executable, "-I", "-S", str(_LEASH), json.dumps(setup)],

@@ -1,70 +1,38 @@
-"""Upstreams: one HTTP client for the service's life, total timeouts, and partial fan-out."""
+"""The upstream: one HTTP client for the service's life, total timeouts, and partial fan-out."""
 
-import asyncio
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeAlias, overload
+from typing import Any, Self, TypeAlias, cast, overload
 
 import httpx2
 
-from stormproof._core import events
 from stormproof._core.deadline import bounded
 from stormproof._core.lifecycle import Lifecycle, Loss
-from stormproof.errors import InvalidSetting, NotStarted, UpstreamFailed, UpstreamTimeout
+from stormproof.errors import InvalidSetting, NotStarted, StormproofError
 
-_TIMEOUT_HEADER = "X-Request-Timeout"
+from ._attempts import Attempts, Limit
+from ._breaker import CircuitBreaker
+from ._budget import Budget
+from ._calls import Call, Calls
+from ._client import Client, built_client, checked_client, has_whole_body
+from ._fan_out import check_names, check_width
+from ._faults import too_few
+from ._gathered import Gathered
+from ._hedge import Hedge
+from ._retry import IDEMPOTENT, Retry
+from ._statistics import Counts, UpstreamStatistics
 
 Target: TypeAlias = str | httpx2.Request
-UpstreamError: TypeAlias = UpstreamFailed | UpstreamTimeout
-
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What a fan-out brought: answers and errors by name, in the order of the calls.
-
-    Attributes:
-        upstream: The upstream's name.
-        values: The answers that came.
-        errors: Why the others did not: `UpstreamFailed`, or `UpstreamTimeout` for a late one.
-    """
-
-    upstream: str
-    values: Mapping[str, httpx2.Response]
-    errors: Mapping[str, UpstreamError]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every call was answered."""
-        return not self.errors
-
-    def json(self) -> dict[str, Any]:
-        """Return the parsed bodies by name; names without an answer are absent.
-
-        Raises:
-            UpstreamFailed: A body is not JSON.
-        """
-        parsed = {}
-        for name, response in self.values.items():
-            try:
-                parsed[name] = response.json()
-            except ValueError as exc:
-                kind = response.headers.get("content-type", "no content-type")
-                raise UpstreamFailed(
-                    f"upstream {self.upstream!r} answered {name!r} with {len(response.content)} "
-                    f"bytes ({kind}) that are not JSON; look at .values[{name!r}].text"
-                ) from exc
-        return parsed
 
 
 class Upstream:
     """An HTTP client that lives as long as the service: a `Part`, or `async with upstream:`.
 
     Every call takes at most min(`timeout`, what remains of the request's deadline) seconds in
-    all: waiting for a connection, connecting, sending, and reading the whole body. (httpx2's
-    own timeouts hold per phase; a server that sends a byte now and then never reaches them.)
+    all: waiting for a slot and a connection, connecting, sending, and reading the whole body.
+    (httpx2's own timeouts hold per phase; a server that sends a byte now and then never
+    reaches them.)
 
     Cookies that an upstream sets are not kept: the client is shared by all of your callers.
 
@@ -75,10 +43,19 @@ class Upstream:
         max_connections: Connections open at once; further calls wait, within their time.
         headers: Headers of every call.
         follow_redirects: Whether redirects are followed, within the same time.
-        transport: Another way to the other side than the network, for tests.
+        transport: Another way to the other side than httpx2's: `AiohttpTransport()`, or one
+            for tests. It is closed with the upstream, which cannot be opened again then.
+        limit: What bounds the calls at once, with a bounded wait: a `Limiter` of its own. Each
+            attempt holds one slot; a call that is shed raises the limiter's error (503).
+        retry: Which failures of idempotent calls are tried again; None: none is.
+        hedge: When an idempotent call is sent a second time; None: never.
+        budget: What all retries and hedges are taken from; `Budget()` by default.
+        breaker: What stops all attempts while most of them fail; None: nothing does.
+        client: A client of your own, used as it is and not closed: its base URL, headers,
+            cookies and timeouts are yours.
 
     Raises:
-        InvalidSetting: An argument is out of its range.
+        InvalidSetting: An argument is out of its range, or cannot go with `client`.
 
     versionadded: 0.1
     """
@@ -93,10 +70,21 @@ class Upstream:
         headers: Mapping[str, str] | None = None,
         follow_redirects: bool = False,
         transport: httpx2.AsyncBaseTransport | None = None,
+        limit: Limit | None = None,
+        retry: Retry | None = None,
+        hedge: Hedge | None = None,
+        budget: Budget | None = None,
+        breaker: CircuitBreaker | None = None,
+        client: Client | None = None,
     ) -> None:
         _check_timeout(timeout)
         if max_connections < 1:
             raise InvalidSetting(f"Upstream(max_connections={max_connections!r}) must be 1 or more")
+        if client is not None and (base_url or headers or follow_redirects or transport):
+            raise InvalidSetting(
+                "Upstream(client=...) takes no base_url, headers, follow_redirects or transport: "
+                "set them on the client"
+            )
         self._name = name
         self._base_url = base_url
         self._timeout = timeout
@@ -104,9 +92,17 @@ class Upstream:
         self._headers = dict(headers or {})
         self._follow_redirects = follow_redirects
         self._transport = transport
-        self._client: httpx2.AsyncClient | None = None
-        self._events = events.Events()
-        self._in_flight = 0
+        self._yours = None if client is None else checked_client(client)
+        self._built: httpx2.AsyncClient | None = None
+        self._client: Client | None = None
+        self._counts = Counts()
+        self._breaker = breaker
+        attempts = Attempts(
+            self._counts, limit=limit, budget=budget, retry=retry, hedge=hedge, breaker=breaker
+        )
+        self._calls = Calls(
+            name, self._counts, attempts, load=f"calls in flight on {max_connections} connections"
+        )
 
     @property
     def name(self) -> str:
@@ -120,7 +116,12 @@ class Upstream:
         Raises:
             NotStarted: Before `open` and after `close`.
         """
-        return self._opened()
+        return cast(httpx2.AsyncClient, self._opened())
+
+    def statistics(self) -> UpstreamStatistics:
+        """Return the counts of this moment."""
+        circuit = None if self._breaker is None else self._breaker.circuit.value
+        return self._counts.frozen(circuit=circuit)
 
     async def open(self, lifecycle: Lifecycle | None = None) -> None:
         """Build the client; its TLS settings (20 to 90 ms of CPU) are built in a thread.
@@ -130,18 +131,16 @@ class Upstream:
         if self._client is not None:
             return
         if lifecycle is not None:
-            self._events = lifecycle.events
-        tls = await asyncio.to_thread(httpx2.create_ssl_context)
-        self._client = httpx2.AsyncClient(
+            self._calls.events = lifecycle.events
+            if self._breaker is not None and self._breaker.events is None:
+                self._breaker.events = lifecycle.events
+        if self._yours is not None:
+            self._client = self._yours
+            return
+        self._client = self._built = await built_client(
             base_url=self._base_url,
             headers=self._headers,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            timeout=None,  # the total below is the only limit
-            verify=tls,
-            limits=httpx2.Limits(
-                max_connections=self._max_connections,
-                max_keepalive_connections=self._max_connections,
-            ),
+            max_connections=self._max_connections,
             follow_redirects=self._follow_redirects,
             transport=self._transport,
         )
@@ -151,10 +150,10 @@ class Upstream:
         return []
 
     async def close(self) -> None:
-        """Close the client and its connections; closed twice: does nothing."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        """Close the client and its connections, unless it is yours; twice: does nothing."""
+        built, self._built, self._client = self._built, None, None
+        if built is not None:
+            await built.aclose()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -193,6 +192,7 @@ class Upstream:
         *,
         timeout: float | None = None,
         raise_for_status: bool = False,
+        idempotent: bool | None = None,
         **options: Any,
     ) -> httpx2.Response:
         """Make one call and return its whole answer.
@@ -206,16 +206,20 @@ class Upstream:
             url: Absolute, or relative to `base_url`.
             timeout: Seconds for this call, instead of the upstream's.
             raise_for_status: Whether an answer other than 2xx is an error.
+            idempotent: Whether it may be sent more than once; None: what its method says.
             **options: As in `build_request`.
 
         Raises:
             UpstreamTimeout: The time was over (504 at the edge of the app).
             UpstreamFailed: Refused, broken off, malformed, or, if asked for, not 2xx (502).
+            CircuitOpen: The circuit breaker let nothing through (503).
             InvalidSetting: The URL or the timeout cannot be used.
             NotStarted: The upstream is not open.
         """
         request = self.build_request(method, url, **options)
-        return await self.send(request, timeout=timeout, raise_for_status=raise_for_status)
+        return await self.send(
+            request, timeout=timeout, raise_for_status=raise_for_status, idempotent=idempotent
+        )
 
     async def send(
         self,
@@ -223,10 +227,12 @@ class Upstream:
         *,
         timeout: float | None = None,
         raise_for_status: bool = False,
+        idempotent: bool | None = None,
     ) -> httpx2.Response:
         """Make the call that `build_request` built; waits and raises as `request`."""
-        seconds = self._seconds(timeout)
-        return await self._call(self._checked(request), seconds, raise_for_status)
+        client, seconds = self._opened(), self._seconds(timeout)
+        call = self._call(self._checked(request), seconds, raise_for_status, idempotent)
+        return cast(httpx2.Response, await self._calls.answer(client, call))
 
     async def get(self, url: str, **options: Any) -> httpx2.Response:
         """Call `request("GET", url, ...)`."""
@@ -256,6 +262,8 @@ class Upstream:
         *,
         timeout: float | None = None,
         min_success: int = 1,
+        required: Collection[str] = (),
+        width: int | None = None,
         raise_for_status: bool = True,
     ) -> Gathered: ...
 
@@ -265,6 +273,8 @@ class Upstream:
         *urls: str,
         timeout: float | None = None,
         min_success: int = 1,
+        required: Collection[str] = (),
+        width: int | None = None,
         raise_for_status: bool = True,
     ) -> Gathered: ...
 
@@ -273,6 +283,8 @@ class Upstream:
         *calls: Mapping[str, Target] | str,
         timeout: float | None = None,
         min_success: int = 1,
+        required: Collection[str] = (),
+        width: int | None = None,
         raise_for_status: bool = True,
     ) -> Gathered:
         """Make several calls at once and return what came within one shared time.
@@ -285,78 +297,57 @@ class Upstream:
             *calls: A mapping from name to URL (GET) or request (see `build_request`); or URLs,
                 which are their own names.
             timeout: Seconds for all of them together, instead of the upstream's.
-            min_success: How many must succeed; 0 never raises for failed calls.
+            min_success: How many must succeed; 0 never raises for failed optional calls.
+            required: Names of calls whose failure cancels the rest and is raised.
+            width: How many are made at once, in order; None: all.
             raise_for_status: Whether an answer other than 2xx is an error.
 
         Raises:
             UpstreamTimeout: Fewer than `min_success` succeeded, and all others were late.
             UpstreamFailed: Fewer than `min_success` succeeded.
-            InvalidSetting: A URL, `timeout` or `min_success` cannot be used.
+            StormproofError: What a required call failed by.
+            InvalidSetting: A URL, a name or a number cannot be used.
             NotStarted: The upstream is not open.
         """
-        self._opened()
+        client = self._opened()
         requests = self._requests(calls)
+        check_names(requests, required)
+        check_width(width)
         if not 0 <= min_success <= max(1, len(requests)):
             raise InvalidSetting(
                 f"gather(min_success={min_success!r}) must be between 0 and the number of calls, "
                 f"{len(requests)}"
             )
         seconds = self._seconds(timeout)
-        outcomes = await self._outcomes(requests, seconds, raise_for_status)
-        values = {n: out for n, out in outcomes.items() if isinstance(out, httpx2.Response)}
-        errors = {n: out for n, out in outcomes.items() if not isinstance(out, httpx2.Response)}
+        outcomes = await self._calls.outcomes(
+            client,
+            {n: self._call(r, seconds, raise_for_status, None) for n, r in requests.items()},
+            required=required,
+            width=width,
+        )
+        values = {n: out for n, out in outcomes.items() if not isinstance(out, StormproofError)}
+        errors = {n: out for n, out in outcomes.items() if isinstance(out, StormproofError)}
         if errors and len(values) < min_success:
-            raise self._too_few(len(values), min_success, errors)
+            raise too_few(self._name, len(values), min_success, errors)
         return Gathered(self._name, MappingProxyType(values), MappingProxyType(errors))
 
-    async def _outcomes(
-        self, requests: Mapping[str, httpx2.Request], seconds: float, raise_for_status: bool
-    ) -> dict[str, httpx2.Response | UpstreamError]:
-        async def outcome(request: httpx2.Request) -> httpx2.Response | UpstreamError:
-            try:
-                return await self._call(request, seconds, raise_for_status)
-            except (UpstreamFailed, UpstreamTimeout) as exc:
-                return exc
-
-        async with asyncio.TaskGroup() as group:
-            tasks = {
-                name: group.create_task(outcome(request), name=f"{self._name} {name}")
-                for name, request in requests.items()
-            }
-        return {name: task.result() for name, task in tasks.items()}
-
-    async def _call(
-        self, request: httpx2.Request, seconds: float, raise_for_status: bool
-    ) -> httpx2.Response:
-        """Make one call within `seconds` and turn what goes wrong into our errors."""
-        client = self._opened()
-        started_at = asyncio.get_running_loop().time()
-        request.headers[_TIMEOUT_HEADER] = f"{seconds:.3f}"
-        self._in_flight += 1
-        try:
-            if seconds <= 0:
-                raise TimeoutError
-            async with asyncio.timeout(seconds):
-                response = await client.send(request)
-        except (TimeoutError, httpx2.TimeoutException) as exc:
-            raise self._noted(self._late(request, seconds), started_at) from exc
-        except (httpx2.RequestError, OSError) as exc:
-            cause = f"{_verb(exc)} ({type(exc).__name__}: {exc})"
-            raise self._noted(self._failed(request, cause), started_at) from exc
-        finally:
-            self._in_flight -= 1
-        if raise_for_status and not response.is_success:
-            failure = self._failed(request, f"answered {response.status_code}")
-            raise self._noted(failure, started_at)
-        return response
-
-    def _opened(self) -> httpx2.AsyncClient:
+    def _opened(self) -> Client:
         if self._client is None:
             raise NotStarted(
                 f"upstream {self._name!r} is not open; give it to install(app, ...), or use it "
                 f"in `async with upstream:`"
             )
         return self._client
+
+    def _call(
+        self,
+        request: httpx2.Request,
+        seconds: float,
+        raise_for_status: bool,
+        idempotent: bool | None,
+    ) -> Call:
+        is_idempotent = request.method in IDEMPOTENT if idempotent is None else idempotent
+        return Call(request, seconds, raise_for_status, is_idempotent and has_whole_body(request))
 
     def _seconds(self, timeout: float | None) -> float:
         if timeout is None:
@@ -383,50 +374,7 @@ class Upstream:
             )
         return request
 
-    def _failed(self, request: httpx2.Request, cause: str) -> UpstreamFailed:
-        return UpstreamFailed(f"upstream {self._name!r} {cause} on {_address(request)}")
-
-    def _late(self, request: httpx2.Request, seconds: float) -> UpstreamTimeout:
-        where = f"upstream {self._name!r}"
-        if seconds <= 0:
-            return UpstreamTimeout(
-                f"{where} was not asked for {_address(request)}: the request's deadline had passed"
-            )
-        return UpstreamTimeout(
-            f"{where} did not answer {_address(request)} within {seconds:.3f} s ({self._in_flight} "
-            f"calls in flight on {self._max_connections} connections); make it faster or allow more"
-        )
-
-    def _too_few(
-        self, succeeded: int, needed: int, errors: Mapping[str, UpstreamError]
-    ) -> UpstreamError:
-        reasons = "; ".join(f"{name}: {error.message}" for name, error in errors.items())
-        message = (
-            f"{succeeded} of {succeeded + len(errors)} calls to upstream {self._name!r} succeeded, "
-            f"{needed} were needed; {reasons}"
-        )
-        is_late = all(isinstance(error, UpstreamTimeout) for error in errors.values())
-        return UpstreamTimeout(message) if is_late else UpstreamFailed(message)
-
-    def _noted(self, error: UpstreamError, started_at: float) -> UpstreamError:
-        """Emit the event for `error`, and return it."""
-        seconds = asyncio.get_running_loop().time() - started_at
-        timed_out = isinstance(error, UpstreamTimeout)
-        self._events.emit(events.UpstreamFailed(self._name, error.message, timed_out, seconds))
-        return error
-
 
 def _check_timeout(timeout: float) -> None:
     if not 0 < timeout < math.inf:
         raise InvalidSetting(f"timeout={timeout!r} must be a finite number of seconds above 0")
-
-
-def _address(request: httpx2.Request) -> str:
-    """Return method, host and path: a query may hold secrets."""
-    return f"{request.method} {request.url.copy_with(query=None, userinfo=b'', fragment=None)}"
-
-
-def _verb(error: Exception) -> str:
-    if isinstance(error, httpx2.ConnectError):
-        return "could not be reached"
-    return "broke off or answered wrongly"

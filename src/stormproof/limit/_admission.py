@@ -1,0 +1,131 @@
+"""`Admission`: which request needs a slot or has a rate limit, before the app sees it."""
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from stormproof._core.asgi import Scope
+from stormproof._core.events import Events
+from stormproof.errors import InvalidSetting
+
+from ._checked import checked_count
+from ._rate import RateLimit
+
+HEALTH_PATHS = ("/livez", "/readyz", "/startupz", "/healthz", "/health")
+"""Where probes ask; they are never made to wait, or a busy service would look dead."""
+
+
+class Gate(Protocol):
+    """What hands out slots: a `Limiter` or an `Adaptive`."""
+
+    events: Events | None
+
+    def slot(
+        self, key: Hashable | None = None, priority: int = 0
+    ) -> AbstractAsyncContextManager[None]:
+        """Hold one slot inside `async with`; raises when there is none in time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionRule:
+    """What holds for the requests below one path.
+
+    Attributes:
+        prefix: The path and all below it: "/reports" is for "/reports" and "/reports/7", not
+            for "/reports-old". The longest prefix that fits wins.
+        priority: As for `Limiter.slot`; 0 is for what matters most.
+        limiter: The limiter of these requests, if not that of the service.
+        rate: The rate limit of these requests, if not that of the service.
+        is_exempt: Whether they need no slot and have no rate limit at all.
+    """
+
+    prefix: str
+    priority: int = 0
+    limiter: Gate | None = None
+    rate: RateLimit | None = None
+    is_exempt: bool = False
+
+    def __post_init__(self) -> None:
+        checked_count("priority", self.priority, at_least=0, of="an AdmissionRule")
+        if not self.prefix.startswith("/"):
+            raise InvalidSetting(
+                f"prefix of an AdmissionRule must begin with a slash, not {self.prefix!r}"
+            )
+
+    def is_for(self, path: str) -> bool:
+        """Return whether `path` is the prefix or below it."""
+        prefix = self.prefix.rstrip("/")
+        return path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/")
+
+
+Terms: TypeAlias = tuple[AbstractAsyncContextManager[None] | None, RateLimit | None]
+
+_FREE: Terms = (None, None)
+_NO_RULE = AdmissionRule(prefix="/")
+
+
+class Admission:
+    """A limiter in front of the app: who gets no slot is answered 503 before anything is done.
+
+    To be given to `install(app, admission=...)`, or to an `AdmissionMiddleware`.
+
+    Args:
+        limiter: Whose slots the requests need; None: only what a rule gives one.
+        rate: What each caller may do; who is over it is answered 429 and asks for no slot.
+        rules: What is different below some paths.
+        exempt: Paths that need no slot; the default are those that probes ask for.
+        key: Gives the key of a request (tenant, user, host) from its ASGI scope, for lines that
+            take turns; None: all are in one line.
+        cancel_on_disconnect: Methods whose handlers are cancelled when their client leaves
+            before the response has begun; `()` for none. A handler that writes should finish,
+            so the default is what only reads.
+
+    Raises:
+        InvalidSetting: A priority is no whole number of 0 or more, or a prefix is no path.
+
+    versionadded: 0.1
+    """
+
+    __slots__ = ("_exempt", "_rules", "cancel_on_disconnect", "key", "limiter", "rate")
+
+    def __init__(
+        self,
+        limiter: Gate | None = None,
+        *,
+        rate: RateLimit | None = None,
+        rules: Sequence[AdmissionRule] = (),
+        exempt: Collection[str] = HEALTH_PATHS,
+        key: Callable[[Scope], Hashable | None] | None = None,
+        cancel_on_disconnect: Collection[str] = ("GET", "HEAD"),
+    ) -> None:
+        self.limiter = limiter
+        self.rate = rate
+        self.key = key
+        self.cancel_on_disconnect = frozenset(cancel_on_disconnect)
+        self._exempt = frozenset(exempt)
+        self._rules = sorted(rules, key=lambda rule: -len(rule.prefix))
+
+    def terms(self, scope: Scope) -> Terms:
+        """Return what the request of `scope` needs: a slot, a call of a rate limit, or nothing."""
+        path = scope["path"]
+        if path in self._exempt:
+            return _FREE
+        rule = next((rule for rule in self._rules if rule.is_for(path)), _NO_RULE)
+        if rule.is_exempt:
+            return _FREE
+        limiter, rate = rule.limiter or self.limiter, rule.rate or self.rate
+        if limiter is None:
+            return None, rate
+        key = None if self.key is None else self.key(scope)
+        return limiter.slot(key, rule.priority), rate
+
+    def report_to(self, events: Events) -> None:
+        """Let the limits that have no listener yet tell `events` of what they refuse."""
+        own: list[Gate | RateLimit | None] = [self.limiter, self.rate]
+        for rule in self._rules:
+            own += (rule.limiter, rule.rate)
+        for limit in own:
+            if limit is not None and limit.events is None:
+                limit.events = events

@@ -1,0 +1,102 @@
+"""The budget: how many extra attempts, retries and hedges together, an upstream is asked for."""
+
+import math
+from collections import deque
+
+from stormproof._core.clock import MONOTONIC, Clock
+from stormproof.errors import InvalidSetting
+
+_SLICES = 10
+
+
+class Budget:
+    """Allows extra attempts up to a fraction of the calls of the last seconds.
+
+    An extra attempt (a retry or a hedge) is allowed while fewer than
+    max(`minimum`, `fraction` x calls) were made in the last `window` seconds. So an upstream
+    that fails every call is asked at most (1 + `fraction`) times as often as its callers ask,
+    and `minimum` times more per window. One budget for each upstream, shared by whatever asks
+    it again.
+
+    It counts recent calls and not those in flight (as Envoy does): where failures come within
+    milliseconds hardly a call is in flight, and a minimum of 3 at a time allows any number of
+    retries in a second.
+
+    Args:
+        fraction: Extra attempts for each call, 0 to 1.
+        minimum: Extra attempts that are always allowed in a window, so that a service with few
+            calls may repeat one.
+        window: Seconds that it looks back; counted in tenths.
+        clock: Where the time is read.
+
+    Raises:
+        InvalidSetting: A number is out of its range.
+
+    Source: Finagle, `RetryBudget` (a fraction of recent requests and a minimum); the fraction
+    in flight is Envoy's `retry_budget`.
+
+    versionadded: 0.1
+    """
+
+    def __init__(
+        self,
+        fraction: float = 0.1,
+        *,
+        minimum: int = 3,
+        window: float = 10.0,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        if not 0 <= fraction <= 1:
+            raise InvalidSetting(f"Budget(fraction={fraction!r}) must be from 0 to 1")
+        if minimum < 0:
+            raise InvalidSetting(f"Budget(minimum={minimum!r}) must be 0 or more")
+        if not 0 < window < math.inf:
+            raise InvalidSetting(f"Budget(window={window!r}) must be finite seconds above 0")
+        self._fraction = fraction
+        self._minimum = minimum
+        self._slice = window / _SLICES
+        self._clock = clock
+        # [number of the slice, calls, extra attempts], oldest first, and their sums.
+        self._recent: deque[list[int]] = deque()
+        self._calls = self._extra = self._refused = 0
+
+    @property
+    def refused(self) -> int:
+        """How many extra attempts it has not allowed."""
+        return self._refused
+
+    @property
+    def left(self) -> int:
+        """How many extra attempts it would allow now."""
+        self._now()
+        return max(0, self._allowed() - self._extra)
+
+    def note_call(self) -> None:
+        """Count a call's first attempt."""
+        self._now()[1] += 1
+        self._calls += 1
+
+    def take(self) -> bool:
+        """Count an extra attempt and return True, or return False: it must not be made."""
+        now = self._now()
+        if self._extra >= self._allowed():
+            self._refused += 1
+            return False
+        now[2] += 1
+        self._extra += 1
+        return True
+
+    def _allowed(self) -> int:
+        return max(self._minimum, int(self._fraction * self._calls))
+
+    def _now(self) -> list[int]:
+        """Return the slice of this moment; what is older than the window is forgotten."""
+        number = int(self._clock.now() / self._slice)
+        recent = self._recent
+        while recent and recent[0][0] <= number - _SLICES:
+            _, calls, extra = recent.popleft()
+            self._calls -= calls
+            self._extra -= extra
+        if not recent or recent[-1][0] != number:
+            recent.append([number, 0, 0])
+        return recent[-1]
