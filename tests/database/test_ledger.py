@@ -171,12 +171,17 @@ async def test_streams_and_background_work_leave_the_reserve_to_requests(
             lifecycle.count_out(request, token)
 
         enough = asyncio.Event()
-        others = [asyncio.create_task(work()) for work in (hold, answered, answered)]
-        await until(lambda: database.statistics().waiting == 2)
+
+        async def socket() -> None:
+            with lifecycle.request({"type": "websocket", "path": "/chat"}):
+                await hold()
+
+        others = [asyncio.create_task(work()) for work in (hold, answered, answered, socket)]
+        await until(lambda: database.statistics().waiting == 3)
         with lifecycle.request(scope("/items")):
             async with database.read_session() as session:
                 await count(session)
-                assert (database.statistics().in_use, database.statistics().waiting) == (2, 2)
+                assert (database.statistics().in_use, database.statistics().waiting) == (2, 3)
         assert database.statistics().in_use == 1
         enough.set()
         await asyncio.gather(*others)

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from fastapi import BackgroundTasks, FastAPI
 from fastapi.responses import StreamingResponse
 from sqlalchemy import literal, select
-from sqlalchemy.ext.asyncio import AsyncSession
 
 import stormproof
+from stormproof.database import DatabaseSession
 from stormproof.demo.items import Base, Item, ItemIn, ItemOut
 
 from .database_statements import ENDLESS, SHORT, Storm, run_storm
@@ -39,7 +39,7 @@ database = stormproof.Database(
 app = FastAPI(lifespan=lifespan)
 stormproof.install(app, database)
 
-Session = Annotated[AsyncSession, stormproof.session(database)]
+Session = Annotated[DatabaseSession, stormproof.session(database)]
 
 
 @app.get("/pool")
@@ -86,6 +86,25 @@ async def create_item(new: ItemIn, session: Session) -> ItemOut:
 @app.get("/items/{id}")
 async def get_item(id: int, session: Session) -> ItemOut:
     return ItemOut.model_validate(await session.get_one(Item, id))
+
+
+asking = 0
+
+
+@app.get("/asking")
+async def count_asking() -> int:
+    return asking
+
+
+@app.post("/ask")
+async def ask(session: Session) -> int:
+    """Between two statements it waits for somebody else, as for an upstream."""
+    global asking
+    await session.execute(select(literal(0)))
+    await session.release()
+    asking += 1
+    await gate.wait()
+    return len((await session.scalars(select(Item))).all())
 
 
 @app.post("/remind")

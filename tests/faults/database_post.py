@@ -65,6 +65,24 @@ async def open_gate() -> None:
     gate.set()
 
 
+asking = 0
+
+
+@app.get("/asking")
+async def count_asking() -> int:
+    return asking
+
+
+@app.post("/ask")
+async def ask(db: AsyncSession = Depends(get_db)) -> int:
+    """Between two statements it waits for somebody else, as for an upstream."""
+    global asking
+    await db.execute(select(literal(0)))
+    asking += 1
+    await gate.wait()
+    return len((await db.scalars(select(Item))).all())
+
+
 @app.post("/remind")
 async def remind(background_tasks: BackgroundTasks, db: AsyncSession = Depends(get_db)) -> int:
     items = (await db.scalars(select(Item))).all()

@@ -107,13 +107,7 @@ class Database(Access):
         self._is_open = False
         self._wait_for_start = wait_for_start
         self._lifecycle: Lifecycle | None = None
-        self._ledger = Ledger(
-            name=name,
-            idle_limit=idle_in_transaction,
-            trace=trace,
-            emit=lambda happened: self._events.emit(happened),
-            is_in_flight=self._is_in_flight,
-        )
+        self._ledger = self._new_ledger(idle_in_transaction, trace=trace)
         self._gate = self._new_gate(
             pool_size + max_overflow,
             max_wait,
@@ -371,6 +365,15 @@ class Database(Access):
                 f"{self._name!r} ({self._place}) is not open; pass it to install(), "
                 "or use it inside `async with database:`"
             )
+
+    def _new_ledger(self, idle_limit: float | None, *, trace: bool) -> Ledger:
+        return Ledger(
+            name=self._name,
+            idle_limit=idle_limit,
+            trace=trace,
+            emit=lambda happened: self._events.emit(happened),
+            is_in_flight=self._is_in_flight,
+        )
 
     def _new_gate(
         self, capacity: int, max_wait: float, what: str, advice: str, reserve: int = 0

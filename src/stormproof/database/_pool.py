@@ -177,4 +177,6 @@ def _give_back(gates: list[Gate]) -> None:
 def is_urgent() -> bool:
     """Whether a client waits for the first byte of an answer, or the work says so itself."""
     request = current_origin()
-    return (isinstance(request, InFlight) and request.status is None) or urgent.get()
+    if isinstance(request, InFlight) and request.status is None:
+        return bool(request.scope["type"] == "http")  # a WebSocket lives as long as a stream
+    return urgent.get()

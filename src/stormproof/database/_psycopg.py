@@ -1,4 +1,4 @@
-"""Connections of psycopg: whose cancelled statement ends soon, also on a network gone silent."""
+"""Psycopg: connections whose cancelled statement ends soon, also on a network gone silent."""
 
 import asyncio
 from contextlib import suppress

@@ -18,7 +18,7 @@ from stormproof.deadline import (
 )
 from stormproof.errors import AlreadyInstalled, InvalidSetting, StormproofError
 from stormproof.lifecycle import Drain, LifecycleMiddleware, drain_on_signals, opened
-from stormproof.limit import Adaptive, Admission, AdmissionMiddleware, Limiter
+from stormproof.limit import Adaptive, Admission, AdmissionMiddleware, Limiter, admission_of
 from stormproof.settings import load_settings
 
 from ._problems import as_problem, tell_of_problems
@@ -77,7 +77,7 @@ def install(
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
     _wrap_lifespan(app, drain, threads)
-    admission = _checked_admission(admission, lifecycle)
+    admission = None if admission is None else admission_of(admission, lifecycle.events)
     _wrap_middleware(app, drain, settings.deadline, deadline_headers, admission)
     tell_of_problems(app)
     app.add_exception_handler(StormproofError, as_problem)
@@ -149,20 +149,6 @@ def _wrap_lifespan(app: FastAPI, drain: Drain, threads: int | None) -> None:
                 drain.report()
 
     app.router.lifespan_context = lifespan
-
-
-def _checked_admission(
-    admission: Admission | Limiter | Adaptive | None, lifecycle: Lifecycle
-) -> Admission | None:
-    if isinstance(admission, Limiter | Adaptive):
-        admission = Admission(admission)
-    if isinstance(admission, Admission):
-        admission.report_to(lifecycle.events)
-    elif admission is not None:
-        raise InvalidSetting(
-            f"admission must be an Admission or a Limiter, not {type(admission).__name__}"
-        )
-    return admission
 
 
 def _wrap_middleware(
