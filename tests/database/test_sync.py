@@ -43,17 +43,6 @@ def run_slow(session: SyncSession, database: Database) -> None:
     session.execute(_ENDLESS if is_sqlite(database) else text("SELECT pg_sleep(20)"))
 
 
-@pytest.fixture
-async def database(url: str) -> AsyncIterator[Database]:
-    """Not opened as a part: the watch would take a place of the two once a second."""
-    async with Database(url, pool_size=1, max_overflow=1, max_wait=0.2) as database:
-        async with database.engine.begin() as connection:
-            await connection.run_sync(Item.metadata.create_all)
-        yield database
-        assert database.statistics().in_use == 0
-        assert database.statistics().waiting == 0
-
-
 async def test_work_is_stored_when_the_block_ends(database: Database) -> None:
     async with database.sync_session() as session:
         await in_thread(lambda: session.add(Item(name="a")))
