@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stormproof._core import events
-from stormproof._core.lifecycle import InFlight, Lifecycle
+from stormproof._core.lifecycle import Lifecycle
 from stormproof.database import Database
 from tests.harness import until
 
@@ -165,10 +165,9 @@ async def test_streams_and_background_work_leave_the_reserve_to_requests(
                 await enough.wait()
 
         async def answered() -> None:
-            request = InFlight(scope("/stream"), 0.0, asyncio.current_task(), status=200)
-            token = lifecycle.count_in(request)
-            await hold()
-            lifecycle.count_out(request, token)
+            with lifecycle.request(scope("/stream")) as request:
+                request.status = 200
+                await hold()
 
         enough = asyncio.Event()
 
