@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import threading
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 
 import stormproof
 from stormproof._core.lifecycle import Lifecycle, Loss
+from stormproof._core.running import Running
 from stormproof.errors import AlreadyInstalled, InvalidSetting, LimitExceeded
 
 
@@ -241,3 +243,23 @@ def test_a_context_that_outlives_the_request_keeps_none_of_its_task() -> None:
         assert gone() is None
 
     asyncio.run(main())
+
+
+def test_each_loop_and_each_thread_finds_its_own_running_task() -> None:
+    """Two servers of one app at once, and one after the other in the same thread."""
+    running, found = Running(), []
+
+    async def look() -> None:
+        for _ in range(50):
+            found.append(running.task() is asyncio.current_task())
+            assert running.loop is not None
+            await asyncio.sleep(0)
+
+    threads = [threading.Thread(target=asyncio.run, args=(look(),)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    asyncio.run(look())
+    asyncio.run(look())
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 250

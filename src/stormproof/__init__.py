@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
     from .fastapi import session as session
+    from .fastapi import sync_read_session as sync_read_session
+    from .fastapi import sync_session as sync_session
     from .limit import Adaptive as Adaptive
     from .limit import Admission as Admission
     from .limit import AdmissionRule as AdmissionRule
@@ -72,6 +74,8 @@ _HOMES = {
     "remaining": ("_core.deadline", None),
     "route_deadline": ("fastapi", None),
     "session": ("fastapi", None),
+    "sync_read_session": ("fastapi", None),
+    "sync_session": ("fastapi", None),
 }
 
 __all__ = tuple(_HOMES)

@@ -192,6 +192,12 @@ class NoTransaction(StormproofError, RuntimeError):
     code, title = "SP408", "No transaction"
 
 
+class NotPageable(StormproofError, ValueError):
+    """A query cannot be read page by page: it has no key, or no page of it can be told."""
+
+    code, title = "SP410", "Query cannot be paged"
+
+
 class UpstreamFailed(StormproofError, ConnectionError):
     """An upstream refused, broke off or answered wrongly."""
 

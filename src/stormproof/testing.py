@@ -1,9 +1,13 @@
-"""For tests: a clock turned by hand, and a loop whose time passes only when nothing else can."""
+"""For tests: a clock turned by hand, a loop in virtual time, a database that forgets."""
 
 import asyncio
 import selectors
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from .database import Database, DatabaseSession
 
 T = TypeVar("T")
 
@@ -42,6 +46,30 @@ def run_in_virtual_time(main: Coroutine[Any, Any, T], *, clock: HandClock | None
     clock = clock or HandClock()
     with asyncio.Runner(loop_factory=lambda: _VirtualLoop(clock)) as runner:
         return runner.run(main)
+
+
+def rolled_back(database: "Database") -> "AbstractAsyncContextManager[DatabaseSession]":
+    """Return a block whose work on `database` is undone at its end, what was committed included.
+
+    Inside, all units of work run in one transaction on one connection: a COMMIT becomes the
+    release of a savepoint, a rollback goes back to it. That holds for what the app opens itself
+    (`database.session`, `database.stream`, `stormproof.session(database)`), and for the session
+    that the block gives, which may also stand in for a dependency of the app's own
+    (`app.dependency_overrides[get_db] = lambda: session`).
+
+    Units of work have to come one after another, or one inside the other: they share the
+    connection. What is checked at a real COMMIT (deferred constraints) is not checked, and a
+    `read_session` may write. The block belongs inside the app's lifespan and into its loop; a
+    database that is not open is opened for it.
+
+    Raises:
+        InvalidSetting: Inside another such block; or, inside, for a sync session.
+
+    versionadded: 0.1
+    """
+    from .database import rolled_back as block
+
+    return block(database)
 
 
 class _VirtualLoop(asyncio.SelectorEventLoop):

@@ -1,4 +1,4 @@
-"""Fixtures of the database room: an open database, once on SQLite and once on PostgreSQL."""
+"""Fixtures of the database room: an open database, on SQLite and by both PostgreSQL drivers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,11 +11,18 @@ from stormproof.database import Database
 from .model import Model
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "psycopg"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/test.db"
-    return str(request.getfixturevalue("postgres_database"))
+    url = str(request.getfixturevalue("postgres_database"))
+    return url.replace("+asyncpg", "+psycopg") if request.param == "psycopg" else url
+
+
+@pytest.fixture(params=["asyncpg", "psycopg"])
+def driver_url(request: pytest.FixtureRequest, postgres_database: str) -> str:
+    """URL of an empty PostgreSQL database, once for each driver."""
+    return postgres_database.replace("+asyncpg", f"+{request.param}")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 # ruff: noqa: PT012  # what must raise here is a whole block: a unit of work
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -20,8 +21,8 @@ from .model import Item, Model, names
 
 
 @pytest.fixture
-async def database(postgres_database: str) -> AsyncIterator[Database]:
-    database = Database(postgres_database, pool_size=2, max_overflow=0, max_wait=1)
+async def database(driver_url: str) -> AsyncIterator[Database]:
+    database = Database(driver_url, pool_size=2, max_overflow=0, max_wait=1)
     async with database:
         async with database.engine.begin() as connection:
             await connection.run_sync(Model.metadata.create_all)
@@ -83,8 +84,8 @@ class Relay:
 
 
 @pytest.fixture
-async def relay(postgres_database: str) -> AsyncIterator[Relay]:
-    relay = Relay(postgres_database)
+async def relay(driver_url: str) -> AsyncIterator[Relay]:
+    relay = Relay(driver_url)
     await relay.start()
     yield relay
     await relay.stop()
@@ -92,7 +93,7 @@ async def relay(postgres_database: str) -> AsyncIterator[Relay]:
 
 async def cut_all_connections(url: str) -> None:
     """Do what a restart of the server does to its clients; returns when they are cut."""
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(re.sub(r"\+\w+", "", url))
     try:
         await connection.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
@@ -103,20 +104,20 @@ async def cut_all_connections(url: str) -> None:
 
 
 async def test_a_connection_that_dies_between_statements(
-    database: Database, postgres_database: str
+    database: Database, driver_url: str
 ) -> None:
     with pytest.raises(DatabaseUnavailable) as caught:
         async with database.session() as session:
             session.add(Item(name="a"))
             await session.flush()
-            await cut_all_connections(postgres_database)
+            await cut_all_connections(driver_url)
             await session.execute(text("SELECT 1"))
     assert (caught.value.status, caught.value.retry_after) == (503, 1)
     assert await names(database) == []
 
 
 async def test_a_connection_that_dies_during_a_statement(
-    database: Database, postgres_database: str
+    database: Database, driver_url: str
 ) -> None:
     async def sleep() -> None:
         async with database.session() as session:
@@ -125,28 +126,28 @@ async def test_a_connection_that_dies_during_a_statement(
 
     task = asyncio.create_task(sleep())
     while not task.done():
-        await cut_all_connections(postgres_database)
+        await cut_all_connections(driver_url)
     with pytest.raises(DatabaseUnavailable):
         await task
     assert await names(database) == []
 
 
 async def test_a_connection_that_dies_before_the_commit_says_that_it_is_unknown(
-    database: Database, postgres_database: str
+    database: Database, driver_url: str
 ) -> None:
     with pytest.raises(DatabaseUnavailable, match="unknown"):
         async with database.session() as session:
             session.add(Item(name="a"))
             await session.flush()
-            await cut_all_connections(postgres_database)
+            await cut_all_connections(driver_url)
     assert await names(database) == []
 
 
 async def test_idle_connections_that_died_are_replaced_unseen(
-    database: Database, postgres_database: str
+    database: Database, driver_url: str
 ) -> None:
     assert await names(database) == []
-    await cut_all_connections(postgres_database)
+    await cut_all_connections(driver_url)
     assert await names(database) == []
 
 

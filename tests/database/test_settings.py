@@ -114,7 +114,7 @@ async def test_a_dead_server_is_one_sentence_at_the_start() -> None:
 async def test_a_server_that_does_not_answer_does_not_hang_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys.modules["stormproof.database._engine"], "_CONNECT_TIMEOUT", 0.05)
+    monkeypatch.setattr(sys.modules["stormproof.database._engine"], "CONNECT_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(DatabaseUnavailable):

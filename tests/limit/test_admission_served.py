@@ -99,3 +99,18 @@ def test_a_refusal_comes_before_dependencies_and_is_told_in_the_openapi() -> Non
 def test_admission_that_is_none_is_refused() -> None:
     with pytest.raises(InvalidSetting, match="admission must be"):
         stormproof.install(FastAPI(), admission=10)  # type: ignore[arg-type]
+
+
+def test_a_slow_handler_is_served_whole_by_the_test_client() -> None:
+    """Its `receive` says that the client has left when the response is complete, not before."""
+    app = FastAPI()
+
+    @app.get("/slow")
+    async def slow() -> dict[str, bool]:
+        await asyncio.sleep(0.2)
+        return {"done": True}
+
+    stormproof.install(app, admission=stormproof.Limiter(1))
+    with TestClient(app) as client:
+        answers = [client.get("/slow") for _ in range(2)]
+    assert [answer.json() for answer in answers] == [{"done": True}] * 2

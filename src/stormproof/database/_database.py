@@ -13,6 +13,7 @@ from stormproof import errors
 from stormproof._core.events import Events, PoolWaitExpired
 from stormproof._core.lifecycle import InFlight, Lifecycle, Loss
 
+from ._access import Access
 from ._autocommit import AutocommitSession
 from ._engine import new_engine, read_only_options
 from ._faults import first_line
@@ -30,6 +31,7 @@ from ._settings import (
     parsed_url,
     place,
 )
+from ._sync import SyncUnits
 from ._unit import UnitOfWork
 from ._watch import Watch
 
@@ -38,7 +40,7 @@ _log = logging.getLogger("stormproof")
 _FIRST_PAUSE = 0.1
 
 
-class Database:
+class Database(Access):
     """A pool of connections and the units of work on it.
 
     It is a part of the lifecycle: opened with the service, drained after the last request, then
@@ -47,7 +49,8 @@ class Database:
 
     Args:
         url: "sqlite:///items.db" (driver aiosqlite) or "postgresql://user:password@host/name"
-            (driver asyncpg). An in-memory SQLite is refused.
+            (driver asyncpg; with the scheme "postgresql+psycopg", psycopg). An in-memory SQLite
+            is refused.
         pool_size: Connections kept open, at least 1.
         max_overflow: Connections opened beyond that while many are needed, 0 or more.
         max_wait: Longest wait for a connection, in seconds; 0 means not to wait. The deadline
@@ -118,6 +121,8 @@ class Database:
             f"the one writer of SQLite at {self._place}",
             "write in shorter units of work, read with read_session(), or move to PostgreSQL",
         )
+        self._sync_options = {k: v for k, v in options.items() if k != "connect_args"}
+        self._pre_ping = pre_ping
         self._engine = new_engine(
             self._url,
             options,
@@ -298,6 +303,7 @@ class Database:
         self._is_open = False
         self._ledger.stop()
         await self._end_watch()
+        await self._close_sync()
         await self._engine.dispose()
 
     async def __aenter__(self) -> "Database":
@@ -326,13 +332,39 @@ class Database:
     def _unit_of_work(
         self, options: Mapping[str, Any], kind: type[DatabaseSession] = DatabaseSession
     ) -> UnitOfWork:
+        return UnitOfWork(self._new_session(options, kind), self._events)
+
+    def _new_session(
+        self, options: Mapping[str, Any], kind: type[DatabaseSession] = DatabaseSession
+    ) -> DatabaseSession:
+        self._check_open()
+        if self._joined is None:
+            return kind(self._engine, place=self._place, options=options, events=self._events)
+        # In a test's transaction, which has begun: nothing can be set for it any more.
+        session = DatabaseSession(self._joined, place=self._place, options={}, events=self._events)
+        session.sync_session.join_transaction_mode = "create_savepoint"
+        return session
+
+    def _is_in_flight(self, request: InFlight) -> bool:
+        return self._lifecycle is None or request in self._lifecycle.requests
+
+    def _new_sync_units(self) -> SyncUnits:
+        return SyncUnits(
+            self._url,
+            self._sync_options,
+            size=self._pool_size,
+            pre_ping=self._pre_ping,
+            gate=self._gate,
+            writers=self._writers,
+            ledger=self._ledger,
+        )
+
+    def _check_open(self) -> None:
         if not self._is_open:
             raise errors.NotStarted(
                 f"{self._name!r} ({self._place}) is not open; pass it to install(), "
                 "or use it inside `async with database:`"
             )
-        session = kind(self._engine, place=self._place, options=options, events=self._events)
-        return UnitOfWork(session, self._events)
 
     def _new_ledger(self, idle_limit: float | None, *, trace: bool) -> Ledger:
         return Ledger(
@@ -342,9 +374,6 @@ class Database:
             emit=lambda happened: self._events.emit(happened),
             is_in_flight=self._is_in_flight,
         )
-
-    def _is_in_flight(self, request: InFlight) -> bool:
-        return self._lifecycle is None or request in self._lifecycle.requests
 
     def _new_gate(
         self, capacity: int, max_wait: float, what: str, advice: str, reserve: int = 0

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import URL, Connection, event
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -17,7 +17,8 @@ from ._ledger import CHECKOUT, Ledger
 from ._pool import GatedPool
 from ._settings import place
 
-_CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 5.0
+"""Seconds a connection may take to be made."""
 
 
 def new_engine(
@@ -58,8 +59,8 @@ def new_engine(
         raise InvalidSetting(f"engine_options: {first_line(error)}") from error
     assert isinstance(engine.pool, GatedPool)
     engine.pool.adopt(gate, ledger, ping=engine.dialect if pre_ping else None)
-    _name_unreachable(engine, place(url))
-    if _is_sqlite(url):
+    name_unreachable(engine.sync_engine, place(url))
+    if is_sqlite(url):
         from ._sqlite import isolate
 
         isolate(engine, writers, place(url))
@@ -69,14 +70,15 @@ def new_engine(
 
 def read_only_options(url: URL) -> Mapping[str, Any]:
     """Return the execution options of a transaction that the database lets only read."""
-    if not _is_sqlite(url):
+    if not is_sqlite(url):
         return {"postgresql_readonly": True}
     from ._sqlite import READ_ONLY
 
     return {READ_ONLY: True}
 
 
-def _is_sqlite(url: URL) -> bool:
+def is_sqlite(url: URL) -> bool:
+    """Whether `url` names a SQLite file."""
     return url.get_backend_name() == "sqlite"
 
 
@@ -84,9 +86,12 @@ def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[s
     if url.drivername == "postgresql+asyncpg":
         from ._postgres import DeadlineConnection
 
-        return {"timeout": _CONNECT_TIMEOUT, "connection_class": DeadlineConnection, **given}
-    if not _is_sqlite(url):
-        return dict(given)
+        return {"timeout": CONNECT_TIMEOUT, "connection_class": DeadlineConnection, **given}
+    if url.drivername == "postgresql+psycopg":
+        from ._psycopg import CuttableConnection
+
+        ours = {"async_creator_fn": CuttableConnection.connect}
+        return {"connect_timeout": int(CONNECT_TIMEOUT), **given, **ours}
     from ._sqlite import connector
 
     # The driver must not begin transactions of its own accord: we begin them.
@@ -94,16 +99,16 @@ def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[s
     return {**given, "async_creator_fn": connector(busy_ms), "isolation_level": None}
 
 
-def _name_unreachable(engine: AsyncEngine, where: str) -> None:
+def name_unreachable(engine: Engine, where: str) -> None:
     """Turn what the driver raises while connecting into one sentence with the place."""
 
-    @event.listens_for(engine.sync_engine, "do_connect")
+    @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
         try:
             adapted = dialect.connect(*arguments, **keywords)
-            learn = getattr(adapted.driver_connection, "learn", None)
+            learn = getattr(getattr(adapted, "driver_connection", None), "learn", None)
             if learn is not None:
-                adapted.run_async(lambda _: learn(_CONNECT_TIMEOUT))
+                adapted.run_async(lambda _: learn(CONNECT_TIMEOUT))
             return adapted
         except (OSError, dialect.loaded_dbapi.Error) as error:
             raise unreachable(where, error) from error

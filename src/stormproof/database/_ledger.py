@@ -196,7 +196,12 @@ class Ledger:
             _shown(holder.stack) or "; Database(trace=True) tells where it was taken",
         )
         self._emit(ConnectionLeaked(holder.route, holder.task, holder.held, holder.stack))
+        driver = fairy.driver_connection
         fairy.invalidate()
+        # psycopg closes by talking to the server, which nobody is left to wait for.
+        abandon = getattr(driver, "abandon", None)
+        if abandon is not None:
+            abandon()
 
     def _tell_idle(self, checkout: Checkout, now: float) -> None:
         checkout.is_reported = True

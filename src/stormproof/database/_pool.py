@@ -89,10 +89,10 @@ class GatedPool(AsyncAdaptedQueuePool):
         super().dispose()
 
     def _do_get(self) -> ConnectionPoolEntry:
-        is_urgent = self.gate.reserve == 0 or _is_urgent()
-        if not self.gate.try_acquire(is_urgent=is_urgent):
+        for_us = self.gate.reserve == 0 or is_urgent()
+        if not self.gate.try_acquire(is_urgent=for_us):
             self.ledger.sweep()
-            await_(self.gate.acquire(is_urgent=is_urgent))
+            await_(self.gate.acquire(is_urgent=for_us))
         try:
             record = super()._do_get()
         except BaseException:
@@ -174,7 +174,7 @@ def _give_back(gates: list[Gate]) -> None:
         gate.release()
 
 
-def _is_urgent() -> bool:
+def is_urgent() -> bool:
     """Whether a client waits for the first byte of an answer, or the work says so itself."""
     request = current_origin()
     if isinstance(request, InFlight) and request.status is None:

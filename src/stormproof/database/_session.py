@@ -7,7 +7,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, AsyncSessionTransaction
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    AsyncSessionTransaction,
+)
 
 from stormproof._core.deadline import remaining
 from stormproof._core.events import Events
@@ -65,7 +70,12 @@ class DatabaseSession(AsyncSession):
     commits_each_statement = False
 
     def __init__(
-        self, engine: AsyncEngine, *, place: str, options: Mapping[str, Any], events: Events
+        self,
+        engine: AsyncEngine | AsyncConnection,
+        *,
+        place: str,
+        options: Mapping[str, Any],
+        events: Events,
     ) -> None:
         super().__init__(
             engine, expire_on_commit=False, close_resets_only=False, execution_options=dict(options)

@@ -15,8 +15,9 @@ _SUPPORTED = {
     "postgres": "postgresql+asyncpg",
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
+    "postgresql+psycopg": "postgresql+psycopg",
 }
-_EXTRAS = {"aiosqlite": "database", "asyncpg": "postgres"}
+_EXTRAS = {"aiosqlite": "database", "asyncpg": "postgres", "psycopg": "psycopg"}
 _OURS = {
     "pool_size": "pool_size",
     "max_overflow": "max_overflow",
@@ -44,11 +45,12 @@ def parsed_url(text: str) -> URL:
             f"url has the scheme {url.drivername!r}; supported are {', '.join(_SUPPORTED)}"
         )
     url = url.set(drivername=driver)
-    _check_driver(driver.partition("+")[2])
+    check_driver(driver.partition("+")[2])
     return _checked_sqlite(url) if driver.startswith("sqlite") else _with_ssl(url)
 
 
-def _check_driver(module: str) -> None:
+def check_driver(module: str) -> None:
+    """Raise MissingExtra when the driver `module` is not installed."""
     if importlib.util.find_spec(module) is None:
         raise MissingExtra(
             f"url needs the driver {module!r}, which is not installed; "
@@ -69,7 +71,7 @@ def _checked_sqlite(url: URL) -> URL:
 def _with_ssl(url: URL) -> URL:
     """Rename libpq's `sslmode`, which hosting platforms put into URLs, to asyncpg's `ssl`."""
     mode = url.query.get("sslmode")
-    if mode is None:
+    if mode is None or url.get_driver_name() == "psycopg":
         return url
     return url.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
 

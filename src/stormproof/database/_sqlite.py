@@ -51,7 +51,7 @@ class _Call:
             self.is_over = True
 
 
-class _TidyConnection(sqlite3.Connection):
+class TidyConnection(sqlite3.Connection):
     """A connection that leaves no transaction, and so no lock, behind."""
 
     def __init__(self, database: str, **arguments: Any) -> None:
@@ -154,7 +154,7 @@ class InterruptibleConnection(aiosqlite.Connection):
         if read_only != self._is_read_only:
             self._conn.execute(f"PRAGMA query_only = {int(read_only)}")
             self._is_read_only = read_only
-        cast(_TidyConnection, self._conn).has_begun = statement is not None
+        cast(TidyConnection, self._conn).has_begun = statement is not None
         if statement is not None:
             self._conn.execute(statement)
         self._before = self._changes() if statement == _WRITER else None
@@ -195,7 +195,7 @@ def connector(busy_ms: int) -> Callable[..., InterruptibleConnection]:
 
     def connect(database: str, **arguments: Any) -> InterruptibleConnection:
         def opened() -> sqlite3.Connection:
-            raw = _TidyConnection(database, **arguments)
+            raw = TidyConnection(database, **arguments)
             try:
                 raw.execute(f"PRAGMA busy_timeout = {busy_ms}")
                 raw.execute("PRAGMA journal_mode = WAL")
@@ -268,10 +268,11 @@ def _begin(connection: Connection, statement: str | None, writers: Gate, place: 
     try:
         adapted.run_async(begin)
     except (sqlite3.Error, ValueError) as error:  # ValueError: aiosqlite, on a closed one
-        raise _begin_refused(error, wait, writers, place) from error
+        raise begin_refused(error, wait, writers, place) from error
 
 
-def _begin_refused(error: Exception, wait: float, writers: Gate, place: str) -> Exception:
+def begin_refused(error: Exception, wait: float, writers: Gate, place: str) -> Exception:
+    """Return the error for a BEGIN that SQLite refused after `wait` seconds."""
     if not is_busy(error):
         return DatabaseUnavailable(f"SQLite at {place} cannot begin: {error}", retry_after=1)
     left = remaining()

@@ -1,6 +1,8 @@
 """Waiting for what must not be left half done: a COMMIT, a clean-up."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, TypeVar
@@ -57,3 +59,9 @@ async def to_the_end(work: Coroutine[Any, Any, T], *, within: float | None = Non
 def _wake(ended: asyncio.Future[None], _: object) -> None:
     if not ended.done():
         ended.set_result(None)
+
+
+def sever(descriptor: int) -> None:
+    """Make whoever waits at the socket see its end: a silent network answers no cancellation."""
+    with socket.socket(fileno=os.dup(descriptor)) as ours:
+        ours.shutdown(socket.SHUT_RDWR)

@@ -8,6 +8,7 @@ from stormproof._core.asgi import ASGIApp, Receive, Scope, Send, send_answer
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.deadline import enter_deadline, leave_deadline
 from stormproof._core.events import Events
+from stormproof._core.running import Running
 from stormproof.errors import InvalidHeader, InvalidSetting, problem_body, problem_headers
 
 from ._expiries import Expiries
@@ -72,6 +73,7 @@ class DeadlineMiddleware:
         self._clock = clock
         self._readings = readings_of(headers)
         self._counts = Counts()
+        self._running = Running()
         self._rules: Rules | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,10 +90,11 @@ class DeadlineMiddleware:
         except InvalidHeader as error:
             await send_answer(send, error.status, problem_headers(error), problem_body(error))
             return
+        task = self._running.task()
         rules = self._rules
-        if rules is None or rules.loop is not asyncio.get_running_loop():
+        if rules is None or rules.loop is not self._running.loop:
             rules = self._rules = self._rules_here()
-        request = RequestDeadline(scope, send, rules, asked)
+        request = RequestDeadline(scope, send, rules, asked, task)
         scope[DEADLINE_KEY] = request
         token = enter_deadline(request)
         try:

@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from stormproof._core.asgi import Message, Scope, Send, request_name, send_answer
 from stormproof._core.clock import Clock
@@ -86,6 +86,7 @@ class RequestDeadline(Deadline):
         send: The server's `send`.
         rules: What all requests of this service have in common.
         asked: Seconds the caller's headers allow; kept until the response ends.
+        task: The server's task that runs the request; without one nothing could be cancelled.
     """
 
     # Slots, and each of them set: reading a class attribute through an instance takes as long as
@@ -111,7 +112,9 @@ class RequestDeadline(Deadline):
         "arrived_at",
     )
 
-    def __init__(self, scope: Scope, send: Send, rules: "Rules", asked: float) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, rules: "Rules", asked: float, task: asyncio.Task[Any]
+    ) -> None:
         # Not `super().__init__()`: this is on the path of every request.
         self.clock = rules.clock
         self.outer = outer = current_deadline()
@@ -127,8 +130,7 @@ class RequestDeadline(Deadline):
         self._is_cancelled = self._is_closed = self._is_started = False
         self._is_ended = self._is_overdue = self._is_reported = False
         self._late = 0.0
-        # An ASGI server runs the app in a task; without one nothing could be cancelled.
-        self._task = task = cast("asyncio.Task[Any]", asyncio.current_task(rules.loop))
+        self._task = task
         self._cancelling = task.cancelling()
         self._timer: asyncio.TimerHandle | None = None
         if outer is None and asked == math.inf and rules.default != math.inf:

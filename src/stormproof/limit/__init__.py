@@ -4,6 +4,7 @@ from ._adaptive import Adaptive as Adaptive
 from ._adaptive import Aimd as Aimd
 from ._admission import Admission as Admission
 from ._admission import AdmissionRule as AdmissionRule
+from ._admission import admission_of as admission_of
 from ._limiter import Limiter as Limiter
 from ._middleware import AdmissionMiddleware as AdmissionMiddleware
 from ._rate import RateLimit as RateLimit
@@ -20,4 +21,5 @@ __all__ = (
     "LimiterStatistics",
     "RateLimit",
     "RateStatistics",
+    "admission_of",
 )

@@ -9,7 +9,9 @@ from stormproof._core.asgi import Scope
 from stormproof._core.events import Events
 from stormproof.errors import InvalidSetting
 
+from ._adaptive import Adaptive
 from ._checked import checked_count
+from ._limiter import Limiter
 from ._rate import RateLimit
 
 HEALTH_PATHS = ("/livez", "/readyz", "/startupz", "/healthz", "/health")
@@ -129,3 +131,18 @@ class Admission:
         for limit in own:
             if limit is not None and limit.events is None:
                 limit.events = events
+
+
+def admission_of(given: object, events: Events) -> Admission:
+    """Return `given`, or for a limiter the admission that is for all requests; tells `events`.
+
+    Raises:
+        InvalidSetting: `given` is neither.
+    """
+    admission = Admission(given) if isinstance(given, Limiter | Adaptive) else given
+    if not isinstance(admission, Admission):
+        raise InvalidSetting(
+            f"admission must be an Admission or a Limiter, not {type(given).__name__}"
+        )
+    admission.report_to(events)
+    return admission
