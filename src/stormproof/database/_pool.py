@@ -5,7 +5,7 @@ import math
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import AsyncAdaptedQueuePool, Dialect
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -105,10 +105,19 @@ class GatedPool(AsyncAdaptedQueuePool):
                 self._invalidate_time = time.time()
                 record.invalidate()  # the caller gets a new connection in its place
         except BaseException:
-            record.invalidate()
-            self._do_return_conn(record)
+            self._throw_away(record)
             raise
         return record
+
+    def _throw_away(self, record: ConnectionPoolEntry) -> None:
+        """Give the place back without its connection."""
+        try:
+            record.invalidate()
+        finally:
+            # invalidate() waits for the connection's end. Cancelled again in that wait, the place
+            # stayed taken, and the record kept the connection.
+            cast(Any, record).dbapi_connection = None
+            self._do_return_conn(record)
 
     def _is_alive(self, record: ConnectionPoolEntry) -> bool:
         """Whether an idle connection is open, and answers when it was left alone for a while.
