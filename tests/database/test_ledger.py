@@ -18,7 +18,9 @@ from .model import Model, count, run_slow
 
 @asynccontextmanager
 async def opened(url: str, lifecycle: Lifecycle, **settings: Any) -> AsyncIterator[Database]:
-    database = Database(url, **{"pool_size": 2, "max_overflow": 0, **settings})
+    # Without its watch, whose look takes one of the two for a moment.
+    unwatched = {"pool_size": 2, "max_overflow": 0, "unready_after": None}
+    database = Database(url, **{**unwatched, **settings})
     await database.open(lifecycle)
     async with database.engine.begin() as connection:
         await connection.run_sync(Model.metadata.create_all)

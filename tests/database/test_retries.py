@@ -23,7 +23,10 @@ from .model import Item, Model, names
 @pytest.fixture
 async def serializable(postgres_database: str, lifecycle: Lifecycle) -> AsyncIterator[Database]:
     database = Database(
-        postgres_database, max_wait=20, engine_options={"isolation_level": "SERIALIZABLE"}
+        postgres_database,
+        max_wait=20,
+        unready_after=None,
+        engine_options={"isolation_level": "SERIALIZABLE"},
     )
     await database.open(lifecycle)
     async with database.engine.begin() as connection:
