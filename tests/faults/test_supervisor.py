@@ -359,6 +359,7 @@ async def test_socket_of_systemd_is_served(workers: str) -> None:
     command += ["-m", "stormproof", "serve", "main:app", "--port", "1", "--workers", workers]
     async with ServerProcess(command, env=QUICK, files={"main.py": APP}) as process:
         await process.wait_ready(port, "/readyz", timeout=START_TIME)
-        assert f"serving on http://127.0.0.1:{port} " in process.output
+        # The socket answers before the line is there.
+        await process.wait_for_line(f"serving on http://127.0.0.1:{port} ")
         process.signal(SIGTERM)
         assert await process.wait_exit() == 0

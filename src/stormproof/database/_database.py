@@ -60,7 +60,8 @@ class Database(Access):
         wait_for_start: Seconds for which the first connect is repeated, for a server that is
             starting, too; 0 means to try once.
         pre_ping: Whether a connection is tested when it is taken from the pool: always whether
-            it was closed, and after 0.1 s of rest whether the server answers.
+            it was closed, and after 0.1 s of rest whether the server answers (with psycopg
+            always).
         idle_in_transaction: Seconds without a statement after which a holder is reported, once,
             by a log line and the event `ConnectionLeftIdle`; None for never.
         trace: Whether to note the stack at each checkout, for the reports (about 20 µs each).

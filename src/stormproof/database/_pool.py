@@ -122,8 +122,9 @@ class GatedPool(AsyncAdaptedQueuePool):
     def _is_alive(self, record: ConnectionPoolEntry) -> bool:
         """Whether an idle connection is open, and answers when it was left alone for a while.
 
-        One that came back a moment ago is not pinged: that is three round trips with asyncpg,
-        more than a small statement costs; when the server closed it, it is known without asking.
+        One that came back a moment ago is not pinged, where the driver knows without asking that
+        the server closed it: asyncpg does, whose ping is three round trips, more than a small
+        statement costs; psycopg does not.
         """
         adapted = record.dbapi_connection
         if adapted is None:
@@ -134,7 +135,8 @@ class GatedPool(AsyncAdaptedQueuePool):
         ping = self.ping
         if ping is None or ping.name == "sqlite":  # which has nobody at the other end
             return True
-        if asyncio.get_running_loop().time() - record.info.get(BACK_AT, -math.inf) < _FRESH:
+        rest = asyncio.get_running_loop().time() - record.info.get(BACK_AT, -math.inf)
+        if is_closed is not None and rest < _FRESH:
             return True
         try:
             ping.do_ping(adapted)

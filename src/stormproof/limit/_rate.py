@@ -128,10 +128,15 @@ class RateLimit:
         """
         window = max(1, round(self.quota.seconds))
         policy = f'"{self.name}";q={self.quota.calls};w={window}'
-        limit = f'"{self.name}";r={verdict.remaining};t={math.ceil(verdict.reset)}'
+        limit = f'"{self.name}";r={verdict.remaining};t={_whole(verdict.reset)}'
         return (b"ratelimit-policy", policy.encode()), (b"ratelimit", limit.encode())
 
     def _forget_full(self, now: float) -> None:
         """Drop the keys whose quota is whole again; O(1) for each call over time."""
         self._full_at = {key: at for key, at in self._full_at.items() if at > now}
         self._sweep_at = 2 * len(self._full_at) + _KEYS_KEPT
+
+
+def _whole(seconds: float) -> int:
+    """Return whole seconds, rounded up; a last bit of a sum of floats is not another second."""
+    return math.ceil(seconds - 1e-6)
