@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from stormproof._core.asgi import Receive, Send
@@ -177,14 +177,18 @@ class Subscriber:
             self._backlog = None
             if not await self._watch(is_ready=self._after <= self._feed.here.offset):
                 return "left"
+            self._speak()
 
-    async def _watch(self, *, is_ready: bool) -> bool:
-        """Let others send until they wake us; False when the client has left."""
+    def _watch(self, *, is_ready: bool) -> Awaitable[bool]:
+        """Let others send until they wake us; False when the client has left.
+
+        Who awaits this has the word again afterwards: `_speak`.
+        """
         self._is_watching, self._is_ready = True, is_ready
-        try:
-            return await self._connection.until_woken()
-        finally:
-            self._is_watching = self._is_ready = False
+        return self._connection.until_woken()
+
+    def _speak(self) -> None:
+        self._is_watching = self._is_ready = False
 
     async def _open(self) -> Position:
         """Send the first words, and return the position after which the client wants events."""
@@ -242,6 +246,7 @@ class Subscriber:
             while not answer.done() and self._ending is None:
                 if not await self._watch(is_ready=False):
                     raise Gone
+                self._speak()
                 await self._connection.settle()
         finally:
             answer.remove_done_callback(on_done)
