@@ -161,6 +161,9 @@ class Subscriber:
             await self._cut()
             raise
         finally:
+            # A fan-out under way may still have it on its list.
+            self._speak()
+            self._ending = self._ending or "left"
             self._feed.leave(self)
             self._connection.close()
 
