@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from stormproof._core.asgi import LIFECYCLE_KEY, Message, Scope
 from stormproof._core.lifecycle import Lifecycle
 from stormproof.stream import Hub
+from stormproof.testing import HandClock, run_in_virtual_time
 from tests.harness import Event
 from tests.harness.stream import EventParser
 
@@ -95,6 +96,19 @@ class Client:
             self.events.append(event)
             if event.id is not None:
                 self.last_id = event.id
+
+
+def in_virtual_time(
+    test: Callable[[HandClock], Coroutine[Any, Any, None]],
+) -> Callable[[], None]:
+    """Run an async test in a loop that turns its clock instead of waiting."""
+
+    def run() -> None:
+        clock = HandClock()
+        run_in_virtual_time(test(clock), clock=clock)
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return run
 
 
 def is_own(event: Event) -> bool:
