@@ -125,6 +125,13 @@ class RateLimited(StormproofError):
         self.fields = fields
 
 
+class RateStoreDown(StormproofError):
+    """The store of a shared rate limit did not answer, and the limit was to refuse then."""
+
+    code, status, title = "SP204", 503, "Rate limit unavailable"
+    reason: ClassVar[str] = "store"
+
+
 class ThreadsFull(StormproofError):
     """A pool of threads refused the call: its queue was full, or the wait for a place was over."""
 

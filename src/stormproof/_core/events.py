@@ -100,6 +100,20 @@ class RateRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RateStoreLost(Event):
+    """The store of the rate limit `name` did not answer; what follows is in `on_store_down`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateStoreRegained(Event):
+    """The store of the rate limit `name` answers again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolWaitExpired(Event):
     """No database connection came free within `waited` seconds."""
 

@@ -18,9 +18,17 @@ from stormproof.deadline import (
 )
 from stormproof.errors import AlreadyInstalled, InvalidSetting, StormproofError
 from stormproof.lifecycle import Drain, LifecycleMiddleware, drain_on_signals, opened
-from stormproof.limit import Adaptive, Admission, AdmissionMiddleware, Limiter, admission_of
+from stormproof.limit import (
+    Adaptive,
+    Admission,
+    AdmissionMiddleware,
+    Limiter,
+    RateLimit,
+    admission_of,
+)
 from stormproof.settings import load_settings
 
+from ._bounds import rate_limits_of
 from ._problems import as_problem, tell_of_problems
 
 _STATE = "stormproof_lifecycle"
@@ -76,8 +84,8 @@ def install(
     drain = Drain(lifecycle, parts)
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
-    _wrap_lifespan(app, drain, threads)
     admission = None if admission is None else admission_of(admission, lifecycle.events)
+    _wrap_lifespan(app, drain, threads, admission)
     _wrap_middleware(app, drain, settings.deadline, deadline_headers, admission)
     tell_of_problems(app)
     app.add_exception_handler(StormproofError, as_problem)
@@ -119,7 +127,9 @@ def _check(app: FastAPI, parts: tuple[Part, ...]) -> None:
             )
 
 
-def _wrap_lifespan(app: FastAPI, drain: Drain, threads: int | None) -> None:
+def _wrap_lifespan(
+    app: FastAPI, drain: Drain, threads: int | None, admission: Admission | None
+) -> None:
     own_lifespan = app.router.lifespan_context
     lifecycle = drain.lifecycle
 
@@ -145,6 +155,8 @@ def _wrap_lifespan(app: FastAPI, drain: Drain, threads: int | None) -> None:
             raise
         finally:
             await drain.abandon()
+            for limit in _rate_limits(app, admission):
+                await limit.close()
             if lifecycle.is_draining:
                 drain.report()
 
@@ -174,6 +186,14 @@ def _wrap_middleware(
 
     # An attribute of this one app: no class is patched.
     app.build_middleware_stack = build  # type: ignore[method-assign]
+
+
+def _rate_limits(app: FastAPI, admission: Admission | None) -> set[RateLimit]:
+    """Return the rate limits that the requests of this app are counted against."""
+    found = set() if admission is None else admission.rates()
+    for context in iter_route_contexts(app.routes):
+        found.update(rate_limits_of(context))
+    return found
 
 
 def _own_paths(app: FastAPI) -> set[str]:

@@ -123,6 +123,11 @@ class Admission:
         key = None if self.key is None else self.key(scope)
         return limiter.slot(key, rule.priority), rate
 
+    def rates(self) -> set[RateLimit]:
+        """Return its rate limits, those of its rules too."""
+        rates = (self.rate, *(rule.rate for rule in self._rules))
+        return {rate for rate in rates if rate is not None}
+
     def report_to(self, events: Events) -> None:
         """Let the limits that have no listener yet tell `events` of what they refuse."""
         own: list[Gate | RateLimit | None] = [self.limiter, self.rate]

@@ -63,7 +63,7 @@ class AdmissionMiddleware:
         arrived_at = loop.time()
         try:
             if rate is not None:
-                send = _with_fields(send, rate.check(scope))
+                send = _with_fields(send, await rate.check(scope))
             if slot is not None:
                 await slot.__aenter__()
         except StormproofError as error:
