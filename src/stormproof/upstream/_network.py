@@ -120,7 +120,11 @@ async def _race(
                     return attempt
             if head_start is not None:
                 break
-    raise OSError("; ".join(str(attempt.exception()) for attempt in attempts) or "no address")
+    reasons = zip(addresses, attempts, strict=True)
+    raise OSError(
+        "; ".join(f"{address}: {attempt.exception()}" for address, attempt in reasons)
+        or "its name has no address"
+    )
 
 
 async def _reaped(attempts: Sequence["asyncio.Task[_Stream]"]) -> None:
