@@ -199,10 +199,22 @@ class NoTransaction(StormproofError, RuntimeError):
     code, title = "SP408", "No transaction"
 
 
+class ConstraintFailed(CommitFailed):
+    """A constraint was broken, as the database saw at the COMMIT: nothing is stored."""
+
+    code, status, title = "SP409", 409, "Constraint failed at the commit"
+
+
 class NotPageable(StormproofError, ValueError):
     """A query cannot be read page by page: it has no key, or no page of it can be told."""
 
     code, title = "SP410", "Query cannot be paged"
+
+
+class CommitUnknown(DatabaseUnavailable):
+    """The connection was lost during the COMMIT: the work may be stored, or not."""
+
+    code, status, title = "SP411", 503, "Commit unknown"
 
 
 class UpstreamFailed(StormproofError, ConnectionError):

@@ -165,8 +165,10 @@ class Database(Access):
         Raises:
             NotStarted: The database is not open.
             CommitFailed: The database refused the COMMIT; nothing was stored.
+            ConstraintFailed: It did because a constraint was broken (409); nothing was stored.
             DeadlineExceeded: The deadline had passed at the end; nothing was stored.
-            DatabaseUnavailable: The connection was lost; its message says if during the COMMIT.
+            DatabaseUnavailable: The connection was lost; nothing was stored.
+            CommitUnknown: It was lost during the COMMIT; the work may be stored.
         """
         return self._unit_of_work({})
 
