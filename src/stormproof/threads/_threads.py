@@ -16,6 +16,7 @@ from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.deadline import remaining
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.place import innermost_place
+from stormproof._core.primitives import register
 from stormproof.errors import DeadlineExceeded, InvalidSetting, ThreadsClosed, ThreadsFull
 
 from ._workers import Workers
@@ -108,6 +109,7 @@ class Threads:
         self._refused = 0
         self._mean: float | None = None
         self._is_closed = False
+        register("threads", self)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function(*args, **kwargs)` in a thread and return its result, or raise its error.
@@ -188,7 +190,7 @@ class Threads:
     # Places ------------------------------------------------------------------------------
 
     def _waiting(self) -> int:
-        return sum(not waiter.done() for waiter in self._queue)
+        return sum(not waiter.done() for waiter in tuple(self._queue))
 
     def _has_room(self) -> bool:
         return len(self._running) + self._promised < self._capacity
@@ -260,7 +262,8 @@ class Threads:
         self._refused += 1
         return DeadlineExceeded(
             f"the deadline passed before threads {self.name!r} had a place "
-            f"({len(self._running)} of {self._capacity} at work); nothing was run"
+            f"({len(self._running)} of {self._capacity} at work); nothing was run",
+            retry_after=self._queue_seconds(),
         )
 
 
