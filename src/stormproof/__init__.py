@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from ._core.lifecycle import Loss as Loss
     from ._core.lifecycle import Part as Part
     from ._core.lifecycle import Phase as Phase
+    from ._core.primitives import Primitive as Primitive
+    from ._core.primitives import primitives as primitives
     from .database import Database as Database
     from .fastapi import BackgroundTasks as BackgroundTasks
     from .fastapi import background as background
@@ -56,6 +58,7 @@ _HOMES = {
     "Loss": ("_core.lifecycle", None),
     "Part": ("_core.lifecycle", None),
     "Phase": ("_core.lifecycle", None),
+    "Primitive": ("_core.primitives", None),
     "RateLimit": ("limit", None),
     "Retry": ("upstream", "upstream"),
     "RowsResponse": ("stream", None),
@@ -69,6 +72,7 @@ _HOMES = {
     "background": ("fastapi", None),
     "fan_out": ("upstream", "upstream"),
     "install": ("fastapi", None),
+    "primitives": ("_core.primitives", None),
     "rate_limit": ("fastapi", None),
     "read_session": ("fastapi", None),
     "remaining": ("_core.deadline", None),

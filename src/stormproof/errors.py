@@ -16,11 +16,16 @@ class StormproofError(Exception):
         status: The HTTP status a caller gets when it reaches the edge of the app.
         title: The cause in a few words, the same for each occurrence (RFC 9457).
         retry_after: Seconds after which trying again may help, or None.
+        reason: Why a call was turned away, in one word, or None: "queue" (too many wait),
+            "target" (for a while already), "deadline" (it would be or is too late), "priority"
+            (others go first), "closed" (what it needs is going away), "rate" (its caller is over
+            the quota) or "store" (the quota cannot be told).
     """
 
     code: ClassVar[str] = "SP000"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
+    reason: str | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -84,11 +89,7 @@ class InvalidHeader(StormproofError, ValueError):
 
 
 class LimitExceeded(StormproofError):
-    """A limiter shed the call: the wait for a slot would have been, or was, too long.
-
-    Attributes:
-        reason: "queue", "target", "deadline", "priority" or "closed".
-    """
+    """A limiter shed the call: the wait for a slot would have been, or was, too long."""
 
     code, status, title = "SP201", 503, "Too busy"
 
@@ -103,6 +104,7 @@ class Draining(StormproofError):
     """The service is shutting down and past its lame duck."""
 
     code, status, title = "SP202", 503, "Shutting down"
+    reason = "closed"
 
 
 class RateLimited(StormproofError):
@@ -113,6 +115,7 @@ class RateLimited(StormproofError):
     """
 
     code, status, title = "SP203", 429, "Too many requests"
+    reason = "rate"
 
     def __init__(
         self,
@@ -129,32 +132,35 @@ class RateStoreDown(StormproofError):
     """The store of a shared rate limit did not answer, and the limit was to refuse then."""
 
     code, status, title = "SP204", 503, "Rate limit unavailable"
-    reason: ClassVar[str] = "store"
+    reason = "store"
 
 
 class ThreadsFull(StormproofError):
     """A pool of threads refused the call: its queue was full, or the wait for a place was over."""
 
     code, status, title = "SP211", 503, "No thread free"
+    reason = "queue"
 
 
 class ThreadsClosed(StormproofError, RuntimeError):
     """A pool of threads was called after the service had drained it."""
 
     code, status, title = "SP212", 503, "Threads are closed"
+    reason = "closed"
 
 
 class DeadlineExceeded(StormproofError, TimeoutError):
     """The request's deadline passed before the answer was ready."""
 
     code, status, title = "SP301", 504, "Deadline exceeded"
-    reason: ClassVar[str] = "deadline"
+    reason = "deadline"
 
 
 class PoolTimeout(StormproofError, TimeoutError):
     """No database connection came free in time."""
 
     code, status, title = "SP401", 503, "No database connection free"
+    reason = "queue"
 
 
 class CommitFailed(StormproofError):
@@ -239,12 +245,14 @@ class TasksClosed(StormproofError, RuntimeError):
     """A task was spawned before the service had started or after its tasks were drained."""
 
     code, status, title = "SP601", 503, "Tasks are closed"
+    reason = "closed"
 
 
 class TasksFull(StormproofError):
     """A task was refused because as many as may run were running."""
 
     code, status, title = "SP602", 503, "Too many tasks"
+    reason = "queue"
 
 
 class CouldNotProve(StormproofError, RuntimeError):
@@ -276,4 +284,6 @@ def problem_body(error: StormproofError) -> bytes:
         "detail": error.message,
         "code": error.code,
     }
+    if error.reason is not None:
+        problem["reason"] = error.reason
     return json.dumps(problem).encode()

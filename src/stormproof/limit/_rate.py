@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 from stormproof._core.asgi import Scope
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.events import Events, RateRefused, RateStoreLost, RateStoreRegained
+from stormproof._core.primitives import register
 from stormproof.errors import InvalidSetting, RateLimited, RateStoreDown
 
 from ._checked import checked_count, checked_seconds
@@ -120,6 +121,7 @@ class RateLimit:
         self._full_at: dict[Hashable, float] = {}
         self._sweep_at = _KEYS_KEPT
         self._allowed = self._refused = self._unknown = 0
+        register("rate", self)
 
     async def take(self, key: Hashable = None) -> Verdict:
         """Count one call of `key` and return the verdict; a refused one costs nothing.
@@ -167,8 +169,9 @@ class RateLimit:
 
     def statistics(self) -> RateStatistics:
         """Return the counts of this moment; for a scrape, at any time."""
-        self._forget_full(self._clock.now())
-        return RateStatistics(self._allowed, self._refused, len(self._full_at), self._unknown)
+        now = self._clock.now()
+        keys = sum(at > now for at in tuple(self._full_at.values()))
+        return RateStatistics(self._allowed, self._refused, keys, self._unknown)
 
     async def _ask(self, shared: SharedQuotas, key: Hashable) -> Verdict | None:
         """Return the store's verdict, or that of `on_store_down`; None: count here."""
