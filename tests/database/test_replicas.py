@@ -1,13 +1,13 @@
 """Reads go to a replica that is up and not too far behind; with a real streaming standby."""
 
 import asyncio
-import logging
+import random
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import patch
 
 import asyncpg
 import pytest
@@ -16,8 +16,7 @@ from sqlalchemy import text
 from stormproof._core.deadline import Deadline, in_force
 from stormproof._core.events import Event, ReplicaRegained, ReplicaSkipped
 from stormproof._core.lifecycle import Lifecycle
-from stormproof.database import Database, DatabaseSession, ReplicaStatistics
-from stormproof.database._replica import Mark, Replica
+from stormproof.database import Database, ReplicaStatistics
 from stormproof.errors import DatabaseUnavailable, DeadlineExceeded, InvalidSetting, PoolTimeout
 from tests.harness import until
 from tests.harness.cluster import Server, own_server
@@ -77,8 +76,9 @@ async def opened(
     url: str, *replicas: str, lifecycle: Lifecycle | None = None, **options: Any
 ) -> AsyncIterator[Database]:
     """A database whose replicas are looked at ten times a second."""
-    settings = {"pool_size": 2, "max_overflow": 0, "max_wait": 0.2, "max_lag": 0.4, **options}
-    database = Database(url, replicas=replicas, **settings)
+    settings = {"pool_size": 2, "max_overflow": 0, "max_wait": 0.2, "max_lag": 100, **options}
+    with patch("stormproof.database._replicas._LOOK_EVERY", 0.1):
+        database = Database(url, replicas=replicas, **settings)
     await database.open(lifecycle or Lifecycle())
     try:
         yield database
@@ -98,9 +98,7 @@ async def is_from_replica(database: Database) -> bool:
         return bool(await session.scalar(_WHERE))
 
 
-async def test_reads_go_to_the_replica_and_writes_do_not(
-    driver_url: str, standby: Server
-) -> None:
+async def test_reads_go_to_the_replica_and_writes_do_not(driver_url: str, standby: Server) -> None:
     async with opened(driver_url, on(standby, driver_url)) as database:
         assert await is_from_replica(database)
         async with database.session() as session:
@@ -126,14 +124,14 @@ async def arrived(database: Database) -> bool:
 
 
 async def test_a_replica_that_lags_is_skipped_until_it_has_caught_up(
-    postgres_database: str, standby: Server, caplog: pytest.LogCaptureFixture
+    postgres_database: str, standby: Server
 ) -> None:
     heard: list[Event] = []
     lifecycle = Lifecycle()
     lifecycle.events.subscribe(heard.append)
     await ask(standby.url(), "SELECT pg_wal_replay_pause()")
     async with opened(
-        postgres_database, on(standby, postgres_database), lifecycle=lifecycle
+        postgres_database, on(standby, postgres_database), lifecycle=lifecycle, max_lag=0.4
     ) as database:
         assert await is_from_replica(database)  # paused, and behind by nothing
         await ask(postgres_database, "CREATE TABLE later AS SELECT 1 AS i")
@@ -156,7 +154,7 @@ async def test_a_killed_replica_costs_its_statement_and_no_other_and_comes_back(
 ) -> None:
     lifecycle = Lifecycle()
     async with opened(driver_url, on(standby, driver_url), lifecycle=lifecycle) as database:
-        with pytest.raises(DatabaseUnavailable, match=f":{standby.port}/"):
+        with pytest.raises(DatabaseUnavailable, match=f":{standby.port}/"):  # noqa: PT012
             async with database.read_session() as session:
                 assert await session.scalar(_WHERE)
                 standby.kill()
@@ -176,13 +174,14 @@ async def test_a_replica_that_cannot_be_connected_to_costs_no_caller_anything(
     """Its first look found it well: who is sent there is sent on, and does not notice."""
     relay = Relay(on(standby, driver_url))
     await relay.start()
-    async with opened(driver_url, relay.url, max_lag=100) as database:
+    async with opened(driver_url, relay.url) as database:
         assert await is_from_replica(database)
         await relay.stop()
         assert [await is_from_replica(database) for _ in range(3)] == [False] * 3
         assert of(database).state == "down"
 
 
+@pytest.mark.storm  # the driver's goodbye takes 2 s
 async def test_a_silent_replica_is_found_and_its_readers_keep_their_deadline(
     postgres_database: str, standby: Server
 ) -> None:
@@ -221,7 +220,7 @@ async def test_without_a_look_at_the_primary_no_lag_is_known_and_reads_go_there(
 ) -> None:
     relay = Relay(postgres_database)
     await relay.start()
-    async with opened(relay.url, on(standby, postgres_database)) as database:
+    async with opened(relay.url, on(standby, postgres_database), max_lag=0.4) as database:
         assert await is_from_replica(database)
         await relay.stop()
         await until(lambda: of(database).state == "lagging", timeout=20)
@@ -237,6 +236,70 @@ async def test_a_dead_replica_stops_no_start_and_any_lag_is_taken_when_it_is_sai
     async with opened(postgres_database, nowhere, there, max_lag=None) as database:
         assert await is_from_replica(database)
         assert [one.state for one in database.statistics().replicas] == ["down", "up"]
+
+
+async def test_a_read_cancelled_at_any_tick_gives_its_place_back(
+    driver_url: str, standby: Server
+) -> None:
+    async with opened(driver_url, on(standby, driver_url)) as database:
+        for ticks in range(20):
+            if ticks % 4 == 0:
+                await database._replicas._members[0].engine.dispose()  # type: ignore[union-attr]
+            task = asyncio.create_task(is_from_replica(database))
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait((task,))
+            assert (of(database).in_use, of(database).waiting) == (0, 0)
+        assert await is_from_replica(database)
+
+
+@pytest.mark.storm
+async def test_readers_of_a_replica_that_is_killed_again_and_again_get_nothing_wrong(
+    postgres_database: str, standby: Server
+) -> None:
+    """20 readers, half of whose reads are cancelled; 3 times `kill -9` of the whole standby."""
+    chance = random.Random(5)
+    outcomes: set[type] = set()
+    failed, last_failed_at = 0, 0.0
+    async with opened(
+        postgres_database, on(standby, postgres_database), pool_size=5, max_wait=10
+    ) as database:
+        is_over = asyncio.Event()
+
+        async def read() -> None:
+            async with database.read_session() as session:
+                assert await session.scalar(text("SELECT 41 + 1")) == 42
+                await session.execute(text("SELECT pg_sleep(0.005)"))
+
+        async def reader() -> None:
+            nonlocal failed, last_failed_at
+            while not is_over.is_set():
+                reading = asyncio.create_task(read())
+                if chance.random() < 0.5:
+                    await asyncio.sleep(chance.random() * 0.02)
+                    reading.cancel()
+                await asyncio.wait((reading,))
+                error = None if reading.cancelled() else reading.exception()
+                if error is not None:
+                    outcomes.add(type(error))
+                    failed, last_failed_at = failed + 1, time.monotonic()
+
+        readers = [asyncio.create_task(reader()) for _ in range(20)]
+        for _ in range(3):
+            await until(lambda: of(database).state == "up", timeout=60)
+            await asyncio.sleep(0.3)
+            killed_at = time.monotonic()
+            standby.kill()
+            await until(lambda: of(database).state == "down", timeout=20)
+            standby.start()
+            await standby.wait_until_up()
+            assert last_failed_at - killed_at < 2.0
+        is_over.set()
+        await asyncio.gather(*readers)
+        assert outcomes <= {DatabaseUnavailable}
+        assert failed <= 3 * 5  # what ran on the replica when it was killed
+        assert database.holders() == ()
 
 
 async def test_the_primary_is_no_replica(postgres_database: str) -> None:

@@ -98,8 +98,9 @@ def _connect_arguments(
     url: URL, given: Mapping[str, Any], busy_wait: float = 0.0
 ) -> dict[str, Any]:
     if url.drivername == "postgresql+asyncpg":
-        from ._postgres import DeadlineConnection
+        from ._postgres import DeadlineConnection, quieten
 
+        quieten()
         return {"timeout": CONNECT_TIMEOUT, "connection_class": DeadlineConnection, **given}
     if url.drivername == "postgresql+psycopg":
         from ._psycopg import CuttableConnection

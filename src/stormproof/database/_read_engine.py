@@ -63,7 +63,9 @@ def new_read_engine(primary: AsyncEngine, replicas: Replicas) -> AsyncEngine:
     @event.listens_for(proxied, "handle_error")
     def failed(context: ExceptionContext) -> Exception | None:
         connection = context.connection
-        if connection is None or connection.invalidated:
+        # No statement: a ROLLBACK that fails on what a cancellation left says nothing of the
+        # server, and what a COMMIT's end means is told by the session.
+        if context.statement is None or connection is None or connection.invalidated:
             return None
         replica = _replica_of(connection.connection)
         error = context.sqlalchemy_exception or context.original_exception
