@@ -30,7 +30,6 @@ from ._settings import (
     checked_options,
     parsed_url,
     place,
-    replica_urls,
 )
 from ._start import connect
 from ._sync import SyncUnits
@@ -97,10 +96,9 @@ class Database(Access):
     ) -> None:
         check_pool(pool_size, max_overflow, max_wait)
         check_reserve(reserve, pool_size + max_overflow)
-        check_seconds("wait_for_start", wait_for_start or None)
-        check_seconds("idle_in_transaction", idle_in_transaction)
+        check_seconds(wait_for_start=wait_for_start or None)
+        check_seconds(idle_in_transaction=idle_in_transaction, max_lag=max_lag)
         check_unready_after(unready_after)
-        check_seconds("max_lag", max_lag)
         options = checked_options(engine_options)
         self._url = parsed_url(url)
         self._name = name
@@ -112,13 +110,7 @@ class Database(Access):
         self._is_open = False
         self._wait_for_start = wait_for_start
         self._lifecycle: Lifecycle | None = None
-        self._ledger = Ledger(
-            name=name,
-            idle_limit=idle_in_transaction,
-            trace=trace,
-            emit=self._emit,
-            is_in_flight=self._is_in_flight,
-        )
+        self._ledger = self._new_ledger(idle_in_transaction, trace=trace)
         self._sync_options = {k: v for k, v in options.items() if k != "connect_args"}
         self._pre_ping = pre_ping
         pooling = Pooling(
@@ -135,9 +127,8 @@ class Database(Access):
         self._gate = pooling.new_gate()
         self._writers = pooling.new_writers(self._place)
         self._engine = self._read_engine = pooling.new_engine(self._url, self._gate, self._writers)
-        self._replicas: Replicas | None = None
-        if urls := replica_urls(replicas, self._url):
-            self._replicas = new_replicas(urls, self._url, pooling, max_lag=max_lag)
+        self._replicas = new_replicas(replicas, self._url, pooling, max_lag=max_lag)
+        if self._replicas is not None:
             self._read_engine = new_read_engine(self._engine, self._replicas)
 
     def __repr__(self) -> str:
@@ -350,6 +341,15 @@ class Database(Access):
         session = DatabaseSession(self._joined, place=self._place, options={}, events=self._events)
         session.sync_session.join_transaction_mode = "create_savepoint"
         return session
+
+    def _new_ledger(self, idle_limit: float | None, *, trace: bool) -> Ledger:
+        return Ledger(
+            name=self._name,
+            idle_limit=idle_limit,
+            trace=trace,
+            emit=self._emit,
+            is_in_flight=self._is_in_flight,
+        )
 
     def _emit(self, happened: Event) -> None:
         self._events.emit(happened)

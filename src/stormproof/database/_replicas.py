@@ -14,7 +14,7 @@ from ._lookout import IS_UP, PRIMARY, STANDBY, Lookout
 from ._pooling import Pooling
 from ._replica import Mark, Replica
 from ._replica_statistics import ReplicaStatistics
-from ._settings import place
+from ._settings import place, replica_urls
 
 _log = logging.getLogger("stormproof")
 
@@ -120,9 +120,18 @@ class Replicas:
 
 
 def new_replicas(
-    urls: Sequence[URL], primary: URL, pooling: Pooling, *, max_lag: float | None
-) -> Replicas:
-    """Return the replicas at `urls` of the database at `primary`; it connects to nothing yet."""
+    texts: Sequence[str], primary: URL, pooling: Pooling, *, max_lag: float | None
+) -> Replicas | None:
+    """Return the replicas at these URLs of the database at `primary`, or None without any.
+
+    It connects to nothing yet.
+
+    Raises:
+        InvalidSetting: A URL can be no replica of `primary`.
+    """
+    urls = replica_urls(texts, primary)
+    if not urls:
+        return None
     tell = _teller(pooling)
 
     def member(url: URL) -> Replica:

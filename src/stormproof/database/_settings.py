@@ -125,10 +125,11 @@ def check_reserve(reserve: int, capacity: int) -> None:
         )
 
 
-def check_seconds(name: str, seconds: float | None) -> None:
+def check_seconds(**arguments: float | None) -> None:
     """Raise InvalidSetting for what is no time above 0 (None: never)."""
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise InvalidSetting(f"{name} is {seconds}; give a number of seconds above 0, or None")
+    for name, seconds in arguments.items():
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise InvalidSetting(f"{name} is {seconds}; give a number of seconds above 0, or None")
 
 
 def check_unready_after(seconds: float | None) -> None:
