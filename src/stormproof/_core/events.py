@@ -122,6 +122,21 @@ class PoolWaitExpired(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaSkipped(Event):
+    """Reads do not go to the replica at `place` any more, because it is down or too far behind."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRegained(Event):
+    """Reads go to the replica at `place` again."""
+
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommitFailed(Event):
     """A COMMIT failed, so the caller was told so; `cause` is the driver's sentence."""
 

@@ -85,7 +85,7 @@ def conflict(place: str, error: BaseException) -> TransactionConflict:
     )
 
 
-def commit_refused(place: str, error: Exception) -> Exception:
+def commit_refused(place: str, error: Exception, *, only_reads: bool = False) -> Exception:
     """Return the error for a COMMIT that raised `error`: what is known about the work.
 
     An error that the server sends as its answer comes from before the commit. A connection that
@@ -94,6 +94,8 @@ def commit_refused(place: str, error: Exception) -> Exception:
     # InterfaceError: asyncpg refuses to use a connection that it has seen end.
     if isinstance(error, NotSent | InterfaceError) and is_connection_lost(error):
         return unavailable(place, error, "before the COMMIT: nothing is stored")
+    if only_reads and is_connection_lost(error):
+        return unavailable(place, error, "at the end of a unit of work that only read")
     if is_connection_lost(error) or isinstance(error, TimeoutError):
         return CommitUnknown(
             f"the connection to the database at {place} was lost during the COMMIT: whether the "

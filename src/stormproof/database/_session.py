@@ -168,7 +168,8 @@ class DatabaseSession(AsyncSession):
                 # SQLAlchemy returns a connection whose commit raised to the pool as it is, if the
                 # transaction is still open with it: the next user would commit this work.
                 await to_the_end(super().invalidate())
-            raise commit_refused(self.place, error) from error
+            only_reads = bool(self._options.get("postgresql_readonly"))
+            raise commit_refused(self.place, error, only_reads=only_reads) from error
 
     async def _commit_and_call_back(self) -> None:
         if self.sync_session.in_transaction():
