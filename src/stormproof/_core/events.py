@@ -244,7 +244,7 @@ class UpstreamFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class CircuitChanged(Event):
-    """A circuit breaker opened or closed; `state` is "open" or "closed"."""
+    """A circuit breaker changed; `state` is "open", "ramping" (up again) or "closed"."""
 
     upstream: str
     state: str
