@@ -261,6 +261,18 @@ class CouldNotProve(StormproofError, RuntimeError):
     code, title = "SP701", "Could not prove"
 
 
+class BusUnavailable(StormproofError, ConnectionError):
+    """A hub's bus could not be reached: nothing was published, or no stream could begin."""
+
+    code, status, title = "SP801", 503, "Event bus unavailable"
+
+
+class HubFull(StormproofError):
+    """A hub has as many subscribers as it may have."""
+
+    code, status, title = "SP802", 503, "Too many subscribers"
+
+
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 
