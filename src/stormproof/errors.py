@@ -234,6 +234,24 @@ class CouldNotProve(StormproofError, RuntimeError):
     code, title = "SP701", "Could not prove"
 
 
+class BusUnavailable(StormproofError, ConnectionError):
+    """The store of a stream could not be reached in time; nothing was published."""
+
+    code, status, title = "SP805", 503, "Event bus unavailable"
+
+
+class PublishUnknown(StormproofError, ConnectionError):
+    """The store of a stream went away while it took an event: it may be published or not."""
+
+    code, title = "SP806", "Publishing has no known end"
+
+
+class BusUnusable(StormproofError, RuntimeError):
+    """The store of a stream answers, but cannot hold one: no tables, too old, or not allowed."""
+
+    code, title = "SP807", "Event bus cannot be used"
+
+
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 
