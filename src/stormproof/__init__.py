@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
+    from .stream._postgres import PostgresBus as PostgresBus
     from .stream._redis import RedisBus as RedisBus
     from .tasks import Tasks as Tasks
     from .threads import Threads as Threads
@@ -57,6 +58,7 @@ _HOMES = {
     "Loss": ("_core.lifecycle", None),
     "Part": ("_core.lifecycle", None),
     "Phase": ("_core.lifecycle", None),
+    "PostgresBus": ("stream._postgres", "postgres"),
     "RateLimit": ("limit", None),
     "RedisBus": ("stream._redis", "redis"),
     "Retry": ("upstream", "upstream"),

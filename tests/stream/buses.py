@@ -1,8 +1,11 @@
 """The buses under test: several of one kind over one log, closed at the end."""
 
 import asyncio
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from stormproof.prove.faults._fault import Chunk, Fault
 from stormproof.stream._bus import Bus, Entry, Position
 
 
@@ -31,3 +34,11 @@ async def begun(work: "asyncio.Task[object]") -> None:
     """Let `work` come to its first wait for a server; a bus says not more than that."""
     done, _ = await asyncio.wait((work,), timeout=0.05)
     assert not done
+
+
+@dataclass(frozen=True, slots=True)
+class SwallowShort(Fault):
+    """Nothing short passes: an append that is long arrives, and its short answer does not."""
+
+    def due_at(self, chunk: Chunk) -> float:
+        return chunk.arrived_at if chunk.size_bytes > 1000 else math.inf

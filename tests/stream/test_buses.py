@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
+from secrets import token_hex
 
 import pytest
 
@@ -10,14 +11,14 @@ from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
 from stormproof.errors import NotStarted
 from stormproof.stream._bus import Bus, Entry, HistoryLost, Position
+from stormproof.stream._postgres import PostgresBus
 from stormproof.stream._redis import RedisBus
 from tests.harness import ServerProcess
-from tests.harness.redis import RedisServer
 
 from .buses import begun, data, publish, read_all
 
 KEEP = 50
-SHARED = ["redis"]
+SHARED = ["redis", "postgres"]
 
 
 class Log:
@@ -38,12 +39,22 @@ class Log:
 
 
 @pytest.fixture(params=SHARED)
-async def log(request: pytest.FixtureRequest) -> AsyncIterator[Log]:
-    server: RedisServer = request.getfixturevalue("redis_server")
-    log = Log(
-        lambda: RedisBus(server.url, keep=KEEP),
-        f"from stormproof.stream._redis import RedisBus\nbus = RedisBus({server.url!r})",
-    )
+def kind(request: pytest.FixtureRequest) -> tuple[Callable[..., Bus], str]:
+    """A class and the URL of its server."""
+    if request.param == "redis":
+        return RedisBus, request.getfixturevalue("redis_server").url
+    return PostgresBus, request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+async def log(kind: tuple[Callable[..., Bus], str]) -> AsyncIterator[Log]:
+    make, url = kind
+    name = f"log_{token_hex(4)}"
+    code = f"bus = stormproof.{make.__name__}({url!r}, log={name!r})"
+    log = Log(lambda: make(url, log=name, keep=KEEP), code)
+    bus = log.bus()
+    if isinstance(bus, PostgresBus):
+        await bus.create()
     yield log
     await log.close()
 
@@ -162,7 +173,7 @@ async def test_publishers_in_several_processes_make_one_order_for_all_readers(lo
     bus, other = log.bus(), log.bus()
     start = await bus.tail()
     code = f"""
-import asyncio, sys
+import asyncio, sys, stormproof
 from stormproof.stream._bus import Entry
 {log.code}
 async def main():

@@ -1,6 +1,7 @@
 """The writer of a bus: appends in batches, so that many publishers cost one round trip."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -24,9 +25,14 @@ class _Waiting:
 
 
 class Batch:
-    """What is written at once; it is fixed when it is first sent."""
+    """What is written at once; it is fixed when it is first sent.
 
-    def __init__(self, waiting: list[_Waiting]) -> None:
+    Attributes:
+        number: Grows with each batch of a writer.
+    """
+
+    def __init__(self, number: int, waiting: list[_Waiting]) -> None:
+        self.number = number
         self.waiting = waiting
         self.is_sent = False
 
@@ -65,6 +71,7 @@ class Writer:
         self._timeout = timeout
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
+        self._numbers = itertools.count(1)
         self._is_closed = False
 
     async def append(self, entry: Entry) -> Position:
@@ -108,7 +115,7 @@ class Writer:
 
     async def _write_all(self) -> None:
         while self._waiting:
-            batch = Batch(self._take())
+            batch = Batch(next(self._numbers), self._take())
             try:
                 self._answer(batch.waiting, await self._write(batch))
             except Exception as error:
