@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .limit import AdmissionRule as AdmissionRule
     from .limit import Limiter as Limiter
     from .limit import RateLimit as RateLimit
+    from .stream import Hub as Hub
+    from .stream import MemoryBus as MemoryBus
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
@@ -53,9 +55,11 @@ _HOMES = {
     "CircuitBreaker": ("upstream", "upstream"),
     "Database": ("database", "database"),
     "Hedge": ("upstream", "upstream"),
+    "Hub": ("stream", None),
     "Lifecycle": ("_core.lifecycle", None),
     "Limiter": ("limit", None),
     "Loss": ("_core.lifecycle", None),
+    "MemoryBus": ("stream", None),
     "Part": ("_core.lifecycle", None),
     "Phase": ("_core.lifecycle", None),
     "PostgresBus": ("stream._postgres", "postgres"),

@@ -235,21 +235,27 @@ class CouldNotProve(StormproofError, RuntimeError):
 
 
 class BusUnavailable(StormproofError, ConnectionError):
-    """The store of a stream could not be reached in time; nothing was published."""
+    """A hub's bus could not be reached: nothing was published, or no stream could begin."""
 
-    code, status, title = "SP805", 503, "Event bus unavailable"
+    code, status, title = "SP801", 503, "Event bus unavailable"
+
+
+class HubFull(StormproofError):
+    """A hub has as many subscribers as it may have."""
+
+    code, status, title = "SP802", 503, "Too many subscribers"
 
 
 class PublishUnknown(StormproofError, ConnectionError):
-    """The store of a stream went away while it took an event: it may be published or not."""
+    """The store of a bus went away while it took an event: it may be published or not."""
 
-    code, title = "SP806", "Publishing has no known end"
+    code, title = "SP805", "Publishing has no known end"
 
 
 class BusUnusable(StormproofError, RuntimeError):
-    """The store of a stream answers, but cannot hold one: no tables, too old, or not allowed."""
+    """The store of a bus answers, but cannot hold one: no tables, too old, or not allowed."""
 
-    code, title = "SP807", "Event bus cannot be used"
+    code, title = "SP806", "Event bus cannot be used"
 
 
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:

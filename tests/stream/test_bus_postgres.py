@@ -251,7 +251,7 @@ async def test_tables_made_anew_are_another_epoch(url: str) -> None:
         [position] = await publish(bus, 1)
         tables = [f"{LOG}{part}" for part in ("", "_facts", "_outbox", "_publishers")]
         await run(url, f"DROP TABLE {', '.join(tables)} CASCADE")
-        with pytest.raises(BusUnusable, match=r"`await bus.create\(\)`.* \[SP807\]"):
+        with pytest.raises(BusUnusable, match=r"`await bus.create\(\)`.* \[SP806\]"):
             await bus.append(Entry("t", "nowhere"))
         await bus.create()
         await publish(bus, 3)

@@ -200,7 +200,7 @@ async def test_an_append_while_nothing_listens_is_known_not_to_be_stored(
 ) -> None:
     async with proxied(redis_server) as proxy, opened(proxy.url, timeout=0.3) as (bus,):
         proxy.set(Refuse())
-        with pytest.raises(BusUnavailable, match=r"not published.* \[SP805\]"):
+        with pytest.raises(BusUnavailable, match=r"not published.* \[SP801\]"):
             await bus.append(Entry("t", "1"))
         proxy.clear()
         assert (await bus.tail()).offset == 0
@@ -209,7 +209,7 @@ async def test_an_append_while_nothing_listens_is_known_not_to_be_stored(
 async def test_a_server_that_refuses_says_why(redis_server: RedisServer) -> None:
     redis_server.say("SET {stormproof} text")
     async with opened(redis_server.url) as (bus,):
-        with pytest.raises(BusUnusable, match=r"WRONGTYPE.* \[SP807\]"):
+        with pytest.raises(BusUnusable, match=r"WRONGTYPE.* \[SP806\]"):
             await bus.append(Entry("t", "1"))
         assert redis_server.say("GET {stormproof}") == b"$4\r\ntext\r\n"
     with pytest.raises(InvalidSetting, match="url"):

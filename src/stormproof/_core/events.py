@@ -195,12 +195,37 @@ class StreamOpened(Event):
 class StreamEnded(Event):
     """A stream ended.
 
-    `reason` is "finished", "left", "drain", "failed", "stalled" or "deadline"; `age` in seconds.
+    `reason` is "finished", "left", "drain", "failed", "stalled" or "deadline", of a hub's stream
+    also "age" or "expired"; `age` in seconds.
     """
 
     name: str
     reason: str
     age: float
+
+
+@dataclass(frozen=True, slots=True)
+class EventsDropped(Event):
+    """A subscriber was behind, so `dropped` events were dropped for it; it was told so."""
+
+    name: str
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class BusLost(Event):
+    """A hub cannot read its bus; it tries on, and subscribers stay."""
+
+    hub: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class BusRegained(Event):
+    """A hub reads its bus again, `seconds` after it was lost."""
+
+    hub: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

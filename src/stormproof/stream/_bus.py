@@ -1,8 +1,11 @@
 """The bus of a hub: one log with a total order, in which every event has a position."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+_POSITION = re.compile(r"([0-9A-Za-z]{1,64})-([0-9]{1,19})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -19,6 +22,12 @@ class Position:
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Position | None":
+        """Return the position that `text` names, or None: clients send what they like."""
+        found = _POSITION.fullmatch(text)
+        return None if found is None else cls(found[1], int(found[2]))
 
 
 @dataclass(frozen=True, slots=True)
