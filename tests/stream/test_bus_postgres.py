@@ -90,13 +90,14 @@ async def test_an_event_is_published_by_the_callers_commit_and_never_without_it(
 async def test_a_unit_of_work_of_our_database_publishes_with_what_it_stores(url: str) -> None:
     async with opened(url) as (bus,), stormproof.Database(url) as database:
         start = await bus.tail()
+        hub = stormproof.Hub(bus)
         async with database.session() as session:
-            await bus.append_in(session, Entry("t", "undone"))
+            await hub.publish("t", "undone", session=session)
             await session.rollback()
         async with database.session() as session:
             await session.execute(text("CREATE TABLE orders (id int)"))
-            await bus.append_in(session, Entry("t", "kept"))
-        assert data(await bus.read(start, limit=5, wait=5)) == ["kept"]
+            await hub.publish("t", {"kept": 1}, session=session)
+        assert data(await bus.read(start, limit=5, wait=5)) == ['{"kept":1}']
 
 
 async def test_a_long_transaction_holds_nobody_up_and_is_not_skipped_when_it_commits(
@@ -267,4 +268,6 @@ async def test_what_cannot_be_used_says_what_can() -> None:
     async with session_on("sqlite+aiosqlite://", "aiosqlite") as session:
         with pytest.raises(InvalidSetting, match="asyncpg or psycopg"):
             await bus.append_in(session, Entry("t", "1"))
+        with pytest.raises(InvalidSetting, match=r"MemoryBus.*use a PostgresBus"):
+            await stormproof.Hub().publish("t", "1", session=session)
     await bus.close()

@@ -10,7 +10,7 @@ import pytest
 from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
 from stormproof.errors import NotStarted
-from stormproof.stream._bus import Bus, Entry, HistoryLost, Position
+from stormproof.stream import Bus, Entry, HistoryLost, MemoryBus, Position
 from stormproof.stream._postgres import PostgresBus
 from stormproof.stream._redis import RedisBus
 from tests.harness import ServerProcess
@@ -19,6 +19,9 @@ from .buses import begun, data, publish, read_all
 
 KEEP = 50
 SHARED = ["redis", "postgres"]
+"""Those that several processes share."""
+
+among_processes = pytest.mark.parametrize("kind", SHARED, indirect=True)
 
 
 class Log:
@@ -38,9 +41,11 @@ class Log:
             await bus.close()
 
 
-@pytest.fixture(params=SHARED)
+@pytest.fixture(params=["memory", *SHARED])
 def kind(request: pytest.FixtureRequest) -> tuple[Callable[..., Bus], str]:
     """A class and the URL of its server."""
+    if request.param == "memory":
+        return MemoryBus, ""
     if request.param == "redis":
         return RedisBus, request.getfixturevalue("redis_server").url
     return PostgresBus, request.getfixturevalue("postgres_url")
@@ -49,6 +54,10 @@ def kind(request: pytest.FixtureRequest) -> tuple[Callable[..., Bus], str]:
 @pytest.fixture
 async def log(kind: tuple[Callable[..., Bus], str]) -> AsyncIterator[Log]:
     make, url = kind
+    if make is MemoryBus:
+        memory = MemoryBus(keep=KEEP)
+        yield Log(lambda: memory)
+        return
     name = f"log_{token_hex(4)}"
     code = f"bus = stormproof.{make.__name__}({url!r}, log={name!r})"
     log = Log(lambda: make(url, log=name, keep=KEEP), code)
@@ -111,6 +120,7 @@ async def test_a_trimmed_position_is_history_lost_and_what_is_kept_can_be_read(l
     assert data(kept) == [str(n) for n in range(7 * KEEP + 1, 8 * KEEP + 1)]
 
 
+@among_processes
 async def test_another_epoch_and_an_offset_never_given_are_history_lost(log: Log) -> None:
     bus = log.bus()
     [position] = await publish(bus, 1)
@@ -143,6 +153,7 @@ async def test_a_cancelled_read_loses_nothing_wherever_it_is_cancelled(log: Log)
     assert got == [str(n) for n in range(30)]
 
 
+@among_processes
 async def test_cancelled_publishers_take_nothing_from_the_others(log: Log) -> None:
     bus = log.bus()
     start = await bus.tail()
@@ -169,6 +180,7 @@ async def test_what_is_published_while_a_reader_is_down_is_read_when_it_is_back(
     assert data(await read_all(log.bus(), after, 4)) == ["4", "5", "6", "7"]
 
 
+@among_processes
 async def test_publishers_in_several_processes_make_one_order_for_all_readers(log: Log) -> None:
     bus, other = log.bus(), log.bus()
     start = await bus.tail()
@@ -193,6 +205,7 @@ asyncio.run(main())
         assert [e.data for e in read if e.topic == topic] == [str(n) for n in range(20)]
 
 
+@among_processes
 async def test_close_ends_a_read_and_a_closed_bus_says_so(log: Log) -> None:
     bus = log.bus()
     start = await bus.tail()
@@ -207,6 +220,7 @@ async def test_close_ends_a_read_and_a_closed_bus_says_so(log: Log) -> None:
         await bus.read(start, limit=5, wait=1)
 
 
+@among_processes
 async def test_an_append_never_waits_past_the_deadline(log: Log) -> None:
     bus = log.bus()
     with in_force(Deadline(MONOTONIC.now() - 1)), pytest.raises(ConnectionError):

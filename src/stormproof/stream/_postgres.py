@@ -5,13 +5,13 @@ import re
 import secrets
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
 
 from stormproof.errors import BusUnusable, InvalidSetting
 
-from ._bus import Entry, Position
+from ._bus import Entry, Position, Session
 from ._follow import Stored
 from ._postgres_link import Link
 from ._postgres_schema import Statements
@@ -22,13 +22,6 @@ _NAME = re.compile(r"[a-z_][a-z0-9_]{0,40}")
 _LARGEST = 2**63 - 1
 _LOCK = 0x73746F726D70726F
 """Held while the schema is made: IF NOT EXISTS fails when two do it at once."""
-
-
-class Session(Protocol):
-    """What `append_in` needs of SQLAlchemy's AsyncSession."""
-
-    async def connection(self) -> Any:
-        """Return the AsyncConnection that its transaction is on."""
 
 
 class PostgresBus(StoreBus[Link]):
