@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
+    from .stream._postgres import PostgresBus as PostgresBus
+    from .stream._redis import RedisBus as RedisBus
     from .tasks import Tasks as Tasks
     from .threads import Threads as Threads
     from .upstream import Budget as Budget
@@ -63,7 +65,9 @@ _HOMES = {
     "Part": ("_core.lifecycle", None),
     "Phase": ("_core.lifecycle", None),
     "Primitive": ("_core.primitives", None),
+    "PostgresBus": ("stream._postgres", "postgres"),
     "RateLimit": ("limit", None),
+    "RedisBus": ("stream._redis", "redis"),
     "Retry": ("upstream", "upstream"),
     "RowsResponse": ("stream", None),
     "SSEResponse": ("stream", None),

@@ -273,6 +273,18 @@ class HubFull(StormproofError):
     code, status, title = "SP802", 503, "Too many subscribers"
 
 
+class PublishUnknown(StormproofError, ConnectionError):
+    """The store of a bus went away while it took an event: it may be published or not."""
+
+    code, title = "SP805", "Publishing has no known end"
+
+
+class BusUnusable(StormproofError, RuntimeError):
+    """The store of a bus answers, but cannot hold one: no tables, too old, or not allowed."""
+
+    code, title = "SP806", "Event bus cannot be used"
+
+
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 
