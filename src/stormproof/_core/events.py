@@ -195,7 +195,8 @@ class StreamOpened(Event):
 class StreamEnded(Event):
     """A stream ended.
 
-    `reason` is "finished", "left", "drain", "failed", "stalled" or "deadline"; `age` in seconds.
+    `reason` is "finished", "left", "drain", "failed", "stalled", "idle" or "deadline"; `age` is in
+    seconds.
     """
 
     name: str
