@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .limit import AdmissionRule as AdmissionRule
     from .limit import Limiter as Limiter
     from .limit import RateLimit as RateLimit
+    from .stream import Exports as Exports
     from .stream import RowsResponse as RowsResponse
     from .stream import ServerEvent as ServerEvent
     from .stream import SSEResponse as SSEResponse
@@ -50,6 +51,7 @@ _HOMES = {
     "Budget": ("upstream", "upstream"),
     "CircuitBreaker": ("upstream", "upstream"),
     "Database": ("database", "database"),
+    "Exports": ("stream", None),
     "Hedge": ("upstream", "upstream"),
     "Lifecycle": ("_core.lifecycle", None),
     "Limiter": ("limit", None),

@@ -1,7 +1,8 @@
 """Streams: server-sent events and row exports that end politely, and never look whole when cut."""
 
 from ._event import ServerEvent as ServerEvent
+from ._exports import Exports as Exports
 from ._rows import RowsResponse as RowsResponse
 from ._sse import SSEResponse as SSEResponse
 
-__all__ = ("RowsResponse", "SSEResponse", "ServerEvent")
+__all__ = ("Exports", "RowsResponse", "SSEResponse", "ServerEvent")

@@ -74,7 +74,7 @@ def encode_event(event: ServerEvent, to_json: Callable[[Any], bytes]) -> bytes:
         lines.append(f"retry: {event.retry_ms}")
     if event.data is not None:
         text = event.data if isinstance(event.data, str) else to_json(event.data).decode()
-        lines += [f"data: {line}" for line in _LINE_END.split(text)]
+        lines += [f"data: {line}" for line in _lines(text)]
     return "".join(f"{line}\n" for line in (*lines, "")).encode()
 
 
@@ -93,4 +93,14 @@ def encode_item(item: Any, to_json: Callable[[Any], bytes]) -> bytes:
                 f"do not end with an empty line; yield a str or ServerEvent.encode()"
             )
         return item
-    return encode_event(ServerEvent(item), to_json)
+    if item is None:
+        return b"\n"
+    if isinstance(item, str):
+        return "".join([*(f"data: {line}\n" for line in _lines(item)), "\n"]).encode()
+    return b"data: " + to_json(item) + b"\n\n"  # one line: JSON escapes line ends
+
+
+def _lines(text: str) -> list[str]:
+    if "\n" in text or "\r" in text:
+        return _LINE_END.split(text)
+    return [text]

@@ -19,7 +19,7 @@ from ._sse import check_seconds, check_source
 
 FormatName: TypeAlias = Literal["ndjson", "csv", "arrow"]
 
-_LINGER = 0.05
+LINGER = 0.05
 """Seconds that rows are held while the source is silent."""
 
 
@@ -130,7 +130,7 @@ class RowsResponse(Response):
             opening=None,
             closing=encoder.close,
             flush=encoder.flush,
-            linger=_LINGER,
+            linger=LINGER,
             send_timeout=self._send_timeout,
             idle_timeout=self._idle_timeout,
         )
