@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from .database import Database as Database
     from .fastapi import BackgroundTasks as BackgroundTasks
     from .fastapi import background as background
+    from .fastapi import event_stream as event_stream
     from .fastapi import install as install
     from .fastapi import rate_limit as rate_limit
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
+    from .fastapi import row_stream as row_stream
     from .fastapi import session as session
     from .fastapi import sync_read_session as sync_read_session
     from .fastapi import sync_session as sync_session
@@ -69,12 +71,14 @@ _HOMES = {
     "Threads": ("threads", None),
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
+    "event_stream": ("fastapi", None),
     "fan_out": ("upstream", "upstream"),
     "install": ("fastapi", None),
     "rate_limit": ("fastapi", None),
     "read_session": ("fastapi", None),
     "remaining": ("_core.deadline", None),
     "route_deadline": ("fastapi", None),
+    "row_stream": ("fastapi", None),
     "session": ("fastapi", None),
     "sync_read_session": ("fastapi", None),
     "sync_session": ("fastapi", None),

@@ -22,6 +22,8 @@ from stormproof.limit import Adaptive, Admission, AdmissionMiddleware, Limiter, 
 from stormproof.settings import load_settings
 
 from ._problems import as_problem, tell_of_problems
+from ._stream_schemas import tell_of_streams
+from ._streams import check_streams
 
 _STATE = "stormproof_lifecycle"
 _DRAIN = "stormproof_drain"
@@ -80,6 +82,7 @@ def install(
     admission = None if admission is None else admission_of(admission, lifecycle.events)
     _wrap_middleware(app, drain, settings.deadline, deadline_headers, admission)
     tell_of_problems(app)
+    tell_of_streams(app)
     app.add_exception_handler(StormproofError, as_problem)
     return lifecycle
 
@@ -162,6 +165,7 @@ def _wrap_middleware(
     build_own: Callable[[], ASGIApp] = app.build_middleware_stack
 
     def build() -> ASGIApp:
+        check_streams(app)
         inner = build_own()
         if admission is not None:
             inner = AdmissionMiddleware(

@@ -14,6 +14,7 @@ from ._answer import answer_head, deliver
 from ._delivery import Plan
 from ._event import ServerEvent, encode_item
 from ._json import json_encoder
+from ._typed import EventNames
 
 _BEAT = b": keep-alive\n\n"
 _FAILURE = ServerEvent({"error": "the stream failed"}, event="error")
@@ -46,7 +47,8 @@ class SSEResponse(Response):
 
     Args:
         source: What to send: `ServerEvent`, str, bytes (encoded events), or anything that can
-            be written as JSON. Usually an async generator.
+            be written as JSON. Usually an async generator. A model or dataclass with a field
+            `event: Literal["name"]` is sent as an event of that name.
         heartbeat: Seconds without an event after which the comment `: keep-alive` is sent, so
             that proxies keep the connection and a client that vanished is noticed.
         retry_ms: Milliseconds a browser waits before it connects again, sent at the beginning;
@@ -87,6 +89,8 @@ class SSEResponse(Response):
         if on_drain not in ("leave", "finish"):
             raise InvalidSetting(f"SSEResponse(on_drain={on_drain!r}) must be 'leave' or 'finish'")
         self._source = source
+        self._to_json = json_encoder()
+        self._names = EventNames()
         self._heartbeat = heartbeat
         self._opening = b"" if retry_ms is None else ServerEvent(retry_ms=retry_ms).encode()
         self._leaves_on_drain = on_drain == "leave"
@@ -108,12 +112,15 @@ class SSEResponse(Response):
         if self.background is not None:
             await self.background()
 
+    def encode(self, item: Any) -> bytes:
+        """Return the bytes of what the source has yielded; a subclass may do it in its way."""
+        return encode_item(item, self._to_json, self._names)
+
     def _plan(self, scope: Scope) -> Plan:
-        to_json = json_encoder()
         return Plan(
             name=request_name(scope),
             source=self._source,
-            encode=lambda item: (encode_item(item, to_json),),
+            encode=lambda item: (self.encode(item),),
             start={
                 "type": "http.response.start",
                 "status": self.status_code,
