@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from .database import Database as Database
     from .fastapi import BackgroundTasks as BackgroundTasks
     from .fastapi import background as background
+    from .fastapi import event_stream as event_stream
     from .fastapi import install as install
     from .fastapi import rate_limit as rate_limit
     from .fastapi import read_session as read_session
     from .fastapi import route_deadline as route_deadline
+    from .fastapi import row_stream as row_stream
     from .fastapi import session as session
     from .fastapi import sync_read_session as sync_read_session
     from .fastapi import sync_session as sync_session
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .limit import AdmissionRule as AdmissionRule
     from .limit import Limiter as Limiter
     from .limit import RateLimit as RateLimit
+    from .stream import Exports as Exports
     from .stream import Hub as Hub
     from .stream import MemoryBus as MemoryBus
     from .stream import RowsResponse as RowsResponse
@@ -56,6 +59,7 @@ _HOMES = {
     "Budget": ("upstream", "upstream"),
     "CircuitBreaker": ("upstream", "upstream"),
     "Database": ("database", "database"),
+    "Exports": ("stream", None),
     "Hedge": ("upstream", "upstream"),
     "Hub": ("stream", None),
     "Lifecycle": ("_core.lifecycle", None),
@@ -78,6 +82,7 @@ _HOMES = {
     "Threads": ("threads", None),
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
+    "event_stream": ("fastapi", None),
     "fan_out": ("upstream", "upstream"),
     "install": ("fastapi", None),
     "primitives": ("_core.primitives", None),
@@ -85,6 +90,7 @@ _HOMES = {
     "read_session": ("fastapi", None),
     "remaining": ("_core.deadline", None),
     "route_deadline": ("fastapi", None),
+    "row_stream": ("fastapi", None),
     "session": ("fastapi", None),
     "sync_read_session": ("fastapi", None),
     "sync_session": ("fastapi", None),

@@ -285,6 +285,30 @@ class BusUnusable(StormproofError, RuntimeError):
     code, title = "SP806", "Event bus cannot be used"
 
 
+class StreamIdle(StormproofError, TimeoutError):
+    """The source of a stream yielded nothing for longer than its `idle_timeout`."""
+
+    code, status, title = "SP811", 504, "Stream idle"
+
+
+class ExportsFull(StormproofError):
+    """An export was refused because as many are kept, or being written, as may."""
+
+    code, status, title = "SP812", 503, "Too many exports"
+
+
+class ExportTooLarge(StormproofError):
+    """An export was cut because the disk that exports may take was used up."""
+
+    code, title = "SP813", "Export too large"
+
+
+class ExportNotReady(StormproofError):
+    """A part was asked for of an export that is still being written."""
+
+    code, status, title = "SP814", 503, "Export not ready"
+
+
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 

@@ -224,8 +224,8 @@ class StreamOpened(Event):
 class StreamEnded(Event):
     """A stream ended.
 
-    `reason` is "finished", "left", "drain", "failed", "stalled" or "deadline", of a hub's stream
-    also "age" or "expired"; `age` in seconds.
+    `reason` is "finished", "left", "drain", "failed", "stalled", "idle" or "deadline", of a hub's
+    stream also "age" or "expired"; `age` in seconds.
     """
 
     name: str

@@ -57,10 +57,13 @@ async def run_reported(running: Running, scope: Scope) -> None:
     """Run it; a failure of a class that the app has a handler for is told in one line.
 
     Starlette would try to answer it, find the response under way, and raise a second exception.
+    When nothing was sent yet, the handler may answer.
     """
     try:
         await running.run()
     except Exception as exc:
+        if not delivery.sender.has_started:
+            raise
         handlers: Container[type] = scope.get("starlette.exception_handlers", [()])[0]
         if any(kind in handlers for kind in type(exc).__mro__):
             raise RuntimeError(f"the response was cut: {type(exc).__name__}: {exc}") from None
