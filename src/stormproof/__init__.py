@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .fastapi import session as session
     from .fastapi import sync_read_session as sync_read_session
     from .fastapi import sync_session as sync_session
+    from .jobs import Job as Job
+    from .jobs import Jobs as Jobs
+    from .jobs import current_job as current_job
     from .limit import Adaptive as Adaptive
     from .limit import Admission as Admission
     from .limit import AdmissionRule as AdmissionRule
@@ -51,6 +54,8 @@ _HOMES = {
     "CircuitBreaker": ("upstream", "upstream"),
     "Database": ("database", "database"),
     "Hedge": ("upstream", "upstream"),
+    "Job": ("jobs", "jobs"),
+    "Jobs": ("jobs", "jobs"),
     "Lifecycle": ("_core.lifecycle", None),
     "Limiter": ("limit", None),
     "Loss": ("_core.lifecycle", None),
@@ -67,6 +72,7 @@ _HOMES = {
     "Threads": ("threads", None),
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
+    "current_job": ("jobs", "jobs"),
     "fan_out": ("upstream", "upstream"),
     "install": ("fastapi", None),
     "rate_limit": ("fastapi", None),
