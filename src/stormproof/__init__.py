@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .fastapi import session as session
     from .fastapi import sync_read_session as sync_read_session
     from .fastapi import sync_session as sync_session
+    from .jobs import Job as Job
+    from .jobs import Jobs as Jobs
+    from .jobs import current_job as current_job
     from .limit import Adaptive as Adaptive
     from .limit import Admission as Admission
     from .limit import AdmissionRule as AdmissionRule
@@ -62,6 +65,8 @@ _HOMES = {
     "Exports": ("stream", None),
     "Hedge": ("upstream", "upstream"),
     "Hub": ("stream", None),
+    "Job": ("jobs", "jobs"),
+    "Jobs": ("jobs", "jobs"),
     "Lifecycle": ("_core.lifecycle", None),
     "Limiter": ("limit", None),
     "Loss": ("_core.lifecycle", None),
@@ -83,6 +88,7 @@ _HOMES = {
     "Upstream": ("upstream", "upstream"),
     "background": ("fastapi", None),
     "event_stream": ("fastapi", None),
+    "current_job": ("jobs", "jobs"),
     "fan_out": ("upstream", "upstream"),
     "install": ("fastapi", None),
     "primitives": ("_core.primitives", None),

@@ -309,6 +309,36 @@ class ExportNotReady(StormproofError):
     code, status, title = "SP814", 503, "Export not ready"
 
 
+class PayloadMismatch(StormproofError, ValueError):
+    """A job's stored arguments do not fit its function any more; it is held, not run."""
+
+    code, title = "SP901", "Stored arguments do not fit"
+
+
+class InvalidArguments(StormproofError, TypeError):
+    """A job was enqueued with arguments that its function cannot be called with."""
+
+    code, title = "SP902", "Invalid job arguments"
+
+
+class LeaseLost(StormproofError, RuntimeError):
+    """A job was taken by another worker while this one ran it; nothing of it was stored here."""
+
+    code, title = "SP903", "Job taken by another worker"
+
+
+class JobTimeout(StormproofError, TimeoutError):
+    """A job was not done within the timeout of its task."""
+
+    code, title = "SP904", "Job timed out"
+
+
+class JobCrashed(StormproofError, RuntimeError):
+    """A job was started as often as it may be, and its process died each time; it is held."""
+
+    code, title = "SP905", "Job crashed its process"
+
+
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 

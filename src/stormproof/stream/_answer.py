@@ -49,6 +49,10 @@ async def answer_head(plan: Plan, send: Send) -> None:
 class Running(Protocol):
     """A response on its way, to be run once."""
 
+    @property
+    def has_started(self) -> bool:
+        """Whether its start was sent, so that no other answer can be given."""
+
     async def run(self) -> None:
         """Send until the end."""
 
@@ -62,7 +66,7 @@ async def run_reported(running: Running, scope: Scope) -> None:
     try:
         await running.run()
     except Exception as exc:
-        if not delivery.sender.has_started:
+        if not running.has_started:
             raise
         handlers: Container[type] = scope.get("starlette.exception_handlers", [()])[0]
         if any(kind in handlers for kind in type(exc).__mro__):

@@ -135,6 +135,11 @@ class Subscriber:
         beats_at = max(now, self._connection.sent_at) + heartbeat * random.uniform(0.8, 1.0)
         return min(beats_at, max(self._ends_at, now))
 
+    @property
+    def has_started(self) -> bool:
+        """Whether its start was sent: the first thing that `run` does."""
+        return True
+
     # What its own task does -----------------------------------------------------------------
 
     async def run(self) -> None:
