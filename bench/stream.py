@@ -248,7 +248,8 @@ def memory(names: tuple[str, ...], number: int) -> None:
 def stall(names: tuple[str, ...], number: int, seconds: float = 6.0) -> None:
     """Print how long another endpoint takes at worst, one event a second to all subscribers."""
     print(
-        f"another endpoint, {number} subscribers at 1 event/s, in ms: worst of {seconds:g} s, median"
+        f"another endpoint, {number} subscribers at 1 event/s, in ms: worst of {seconds:g} s, "
+        "median"
     )
     with serving(*names) as servers:
         for server in servers.values():

@@ -47,10 +47,12 @@ async def answer_head(plan: Plan, send: Send) -> None:
 
 
 async def _run(delivery: Delivery, scope: Scope) -> None:
-    """Run `delivery`, and report its failure as `raise_reported` does."""
+    """Run `delivery`; a failure before anything was sent may still be answered by the app."""
     try:
         await delivery.run()
     except Exception as exc:
+        if not delivery.has_started:
+            raise
         raise_reported(exc, scope)
 
 

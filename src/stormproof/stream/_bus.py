@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 _POSITION = re.compile(r"([0-9A-Za-z]{1,64})-([0-9]{1,19})", re.ASCII)
 
@@ -78,3 +78,18 @@ class Bus(Protocol):
 
     async def close(self) -> None:
         """Close connections; a read under way ends. Idempotent."""
+
+
+class Session(Protocol):
+    """What a transactional bus uses of SQLAlchemy's `AsyncSession`."""
+
+    async def connection(self) -> Any:
+        """Return the AsyncConnection that its transaction is on."""
+
+
+@runtime_checkable
+class TransactionalBus(Protocol):
+    """A bus that can publish in the transaction of a caller."""
+
+    async def append_in(self, session: Session, entry: Entry) -> None:
+        """Publish `entry` by the COMMIT of the session's transaction, and never without it."""

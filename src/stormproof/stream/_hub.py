@@ -5,25 +5,14 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
-from stormproof._core.asgi import (
-    ASGIApp,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    send_answer,
-)
+from stormproof._core.asgi import ASGIApp, Message, Receive, Scope, Send, send_answer
 from stormproof._core.lifecycle import Lifecycle, Loss
-from stormproof.errors import (
-    BusUnavailable,
-    InvalidSetting,
-    StormproofError,
-)
+from stormproof.errors import BusUnavailable, InvalidSetting, StormproofError
 
 from ._backlog import Policy
-from ._bus import Bus, Entry, Position
+from ._bus import Bus, Entry, Position, Session, TransactionalBus
 from ._json import json_encoder
 from ._memory import MemoryBus
 from ._service import HubService, HubSettings
@@ -202,9 +191,31 @@ class Hub:
 
     # Publishing ------------------------------------------------------------------------------
 
+    @overload
     async def publish(
         self, topic: str, data: Any, *, event: str | None = None, key: str | None = None
-    ) -> Position:
+    ) -> Position: ...
+
+    @overload
+    async def publish(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        event: str | None = None,
+        key: str | None = None,
+        session: Session,
+    ) -> None: ...
+
+    async def publish(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        event: str | None = None,
+        key: str | None = None,
+        session: Session | None = None,
+    ) -> Position | None:
         """Append one event to the log, and return its position, whose str is its id.
 
         When this returns, the bus has it: whoever is connected, or comes back, gets it. Waits
@@ -217,10 +228,14 @@ class Hub:
             event: Its name, which a page listens to; None: "message". "drain", "expired",
                 "gap" and "reset" are the hub's own.
             key: What it is the newest state of, for readers that are behind and coalesce.
+            session: SQLAlchemy's AsyncSession, on a bus in its database: the event is published
+                by the COMMIT of its transaction and never without it. There is no position yet.
 
         Raises:
             BusUnavailable: The bus did not take it.
-            InvalidSetting: `event` is no line, or one of the hub's own.
+            PublishUnknown: The bus went away while it took it.
+            InvalidSetting: `event` is no line, or one of the hub's own; `session` is given and
+                the bus cannot publish in it.
             NotStarted: The hub is closed.
         """
         self._service.check_open()
@@ -229,8 +244,12 @@ class Hub:
                 f"publish(event={event!r}) must be one line, and none of {', '.join(_OWN_EVENTS)}"
             )
         text = data if isinstance(data, str) else self._to_json(data).decode()
+        entry = Entry(topic, text, event=event, key=key)
+        if session is not None:
+            await self._append_in(session, entry)
+            return None
         try:
-            position = await self._bus.append(Entry(topic, text, event=event, key=key))
+            position = await self._bus.append(entry)
         except StormproofError:
             raise
         except Exception as exc:
@@ -244,6 +263,14 @@ class Hub:
             due = position.offset - self._settings.replay // 2
             await feed.caught_up(due, max_wait=_BEHIND_WAIT)
         return position
+
+    async def _append_in(self, session: Session, entry: Entry) -> None:
+        if not isinstance(self._bus, TransactionalBus):
+            raise InvalidSetting(
+                f"publish(session=...): hub {self.name!r} has a {type(self._bus).__name__}, which "
+                "cannot publish in a transaction; use a PostgresBus"
+            )
+        await self._bus.append_in(session, entry)
 
     # Subscribing -----------------------------------------------------------------------------
 
