@@ -254,7 +254,9 @@ class Subscriber:
                 await self._connection.settle()
         finally:
             answer.remove_done_callback(on_done)
-        return answer.result() if answer.done() else None
+        if answer.cancelled():  # the hub is closed
+            self.end("drain")
+        return answer.result() if answer.done() and not answer.cancelled() else None
 
     async def _replay(self, events: Sequence[Published]) -> None:
         payloads: list[Any] = []
