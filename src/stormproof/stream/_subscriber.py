@@ -169,7 +169,7 @@ class Subscriber:
             self._connection.close()
 
     async def _live(self) -> str:
-        await self._connection.begin(self._terms.start)
+        await self._connection.begin(self._terms.wire.start(self._terms.headers))
         self._heed_deadline()
         self._feed.wheel.add(self, self.on_time(self._connection.sent_at))
         await self._catch_up(await self._open())
