@@ -93,7 +93,7 @@ def install(
         admission.route_of = route_finder(app)
     _wrap_lifespan(app, drain, limiter, admission)
     _wrap_middleware(app, drain, settings.deadline, deadline_headers, admission)
-    tell_of_problems(app)
+    tell_of_problems(app, admission)
     app.add_exception_handler(StormproofError, as_problem)
     return lifecycle
 

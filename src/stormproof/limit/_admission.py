@@ -70,6 +70,7 @@ Terms: TypeAlias = tuple[AbstractAsyncContextManager[None] | None, RateLimit | N
 
 _FREE: Terms = (None, None)
 _NO_RULE = AdmissionRule(prefix="/")
+_EXEMPT = AdmissionRule(prefix="/", is_exempt=True)
 
 
 class Admission:
@@ -137,10 +138,7 @@ class Admission:
 
     def terms(self, scope: Scope) -> Terms:
         """Return what the request of `scope` needs: a slot, a call of a rate limit, or nothing."""
-        path = scope["path"]
-        if path in self._exempt:
-            return _FREE
-        rule = next((rule for rule in self._rules if rule.is_for(path)), _NO_RULE)
+        rule = self._rule_of(scope["path"])
         if rule.is_exempt:
             return _FREE
         limiter, rate = rule.limiter or self.limiter, rule.rate or self.rate
@@ -149,6 +147,16 @@ class Admission:
         key = None if self.key is None else self.key(scope)
         work = None if self.route_of is None else partial(self.route_of, scope)
         return limiter.slot(key, rule.priority, work), rate
+
+    def rate_of(self, path: str) -> RateLimit | None:
+        """Return the rate limit that requests for `path` are counted against, or None."""
+        rule = self._rule_of(path)
+        return None if rule.is_exempt else rule.rate or self.rate
+
+    def _rule_of(self, path: str) -> AdmissionRule:
+        if path in self._exempt:
+            return _EXEMPT
+        return next((rule for rule in self._rules if rule.is_for(path)), _NO_RULE)
 
     def refused(self, reason: str | None) -> None:
         """Count a request that was answered in place of the app."""
