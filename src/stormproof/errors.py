@@ -205,10 +205,22 @@ class NoTransaction(StormproofError, RuntimeError):
     code, title = "SP408", "No transaction"
 
 
+class ConstraintFailed(CommitFailed):
+    """A constraint was broken, as the database saw at the COMMIT: nothing is stored."""
+
+    code, status, title = "SP409", 409, "Constraint failed at the commit"
+
+
 class NotPageable(StormproofError, ValueError):
     """A query cannot be read page by page: it has no key, or no page of it can be told."""
 
     code, title = "SP410", "Query cannot be paged"
+
+
+class CommitUnknown(DatabaseUnavailable):
+    """The connection was lost during the COMMIT: the work may be stored, or not."""
+
+    code, status, title = "SP411", 503, "Commit unknown"
 
 
 class UpstreamFailed(StormproofError, ConnectionError):
@@ -247,6 +259,86 @@ class CouldNotProve(StormproofError, RuntimeError):
     """`prove` could not run or measure the app: it did not start, or nothing it serves answers."""
 
     code, title = "SP701", "Could not prove"
+
+
+class BusUnavailable(StormproofError, ConnectionError):
+    """A hub's bus could not be reached: nothing was published, or no stream could begin."""
+
+    code, status, title = "SP801", 503, "Event bus unavailable"
+
+
+class HubFull(StormproofError):
+    """A hub has as many subscribers as it may have."""
+
+    code, status, title = "SP802", 503, "Too many subscribers"
+    reason = "queue"
+
+
+class PublishUnknown(StormproofError, ConnectionError):
+    """The store of a bus went away while it took an event: it may be published or not."""
+
+    code, title = "SP805", "Publishing has no known end"
+
+
+class BusUnusable(StormproofError, RuntimeError):
+    """The store of a bus answers, but cannot hold one: no tables, too old, or not allowed."""
+
+    code, title = "SP806", "Event bus cannot be used"
+
+
+class StreamIdle(StormproofError, TimeoutError):
+    """The source of a stream yielded nothing for longer than its `idle_timeout`."""
+
+    code, status, title = "SP811", 504, "Stream idle"
+
+
+class ExportsFull(StormproofError):
+    """An export was refused because as many are kept, or being written, as may."""
+
+    code, status, title = "SP812", 503, "Too many exports"
+    reason = "queue"
+
+
+class ExportTooLarge(StormproofError):
+    """An export was cut because the disk that exports may take was used up."""
+
+    code, title = "SP813", "Export too large"
+
+
+class ExportNotReady(StormproofError):
+    """A part was asked for of an export that is still being written."""
+
+    code, status, title = "SP814", 503, "Export not ready"
+
+
+class PayloadMismatch(StormproofError, ValueError):
+    """A job's stored arguments do not fit its function any more; it is held, not run."""
+
+    code, title = "SP901", "Stored arguments do not fit"
+
+
+class InvalidArguments(StormproofError, TypeError):
+    """A job was enqueued with arguments that its function cannot be called with."""
+
+    code, title = "SP902", "Invalid job arguments"
+
+
+class LeaseLost(StormproofError, RuntimeError):
+    """A job was taken by another worker while this one ran it; nothing of it was stored here."""
+
+    code, title = "SP903", "Job taken by another worker"
+
+
+class JobTimeout(StormproofError, TimeoutError):
+    """A job was not done within the timeout of its task."""
+
+    code, title = "SP904", "Job timed out"
+
+
+class JobCrashed(StormproofError, RuntimeError):
+    """A job was started as often as it may be, and its process died each time; it is held."""
+
+    code, title = "SP905", "Job crashed its process"
 
 
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:

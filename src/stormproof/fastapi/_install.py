@@ -31,6 +31,8 @@ from ._bounds import rate_limits_of
 from ._def_threads import bounded_def_threads, thread_limiter
 from ._problems import as_problem, tell_of_problems
 from ._routes import route_finder
+from ._stream_schemas import tell_of_streams
+from ._streams import check_streams
 
 _STATE = "stormproof_lifecycle"
 _DRAIN = "stormproof_drain"
@@ -94,6 +96,7 @@ def install(
     _wrap_lifespan(app, drain, limiter, admission)
     _wrap_middleware(app, drain, settings.deadline, deadline_headers, admission)
     tell_of_problems(app, admission)
+    tell_of_streams(app)
     app.add_exception_handler(StormproofError, as_problem)
     return lifecycle
 
@@ -178,6 +181,7 @@ def _wrap_middleware(
     build_own: Callable[[], ASGIApp] = app.build_middleware_stack
 
     def build() -> ASGIApp:
+        check_streams(app)
         inner = build_own()
         if admission is not None:
             inner = AdmissionMiddleware(
