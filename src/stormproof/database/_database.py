@@ -19,7 +19,7 @@ from ._ledger import Holder, Ledger, UseTime
 from ._pool import GatedPool, PoolStatistics, urgent
 from ._pooling import Pooling
 from ._read_engine import new_read_engine
-from ._replicas import Replicas, new_replicas
+from ._replicas import new_replicas
 from ._retry import Retries
 from ._session import DatabaseSession
 from ._settings import (
