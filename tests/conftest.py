@@ -7,7 +7,7 @@ import pytest
 from pytest_asyncio import is_async_test
 
 from tests.harness.leaks import current_holdings, describe_new_holdings, describe_pending_tasks
-from tests.harness.postgres import fresh_database, running_postgres
+from tests.harness.postgres import SpareDatabases, running_postgres
 from tests.harness.redis import RedisServer, running_redis
 
 _HAS_FAILED = pytest.StashKey[bool]()
@@ -62,10 +62,17 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def _spare_databases(postgres_url: str) -> Iterator[SpareDatabases]:
+    databases = SpareDatabases(postgres_url)
+    yield databases
+    asyncio.run(databases.drop())
+
+
 @pytest.fixture
-async def postgres_database(postgres_url: str) -> AsyncIterator[str]:
+async def postgres_database(_spare_databases: SpareDatabases) -> AsyncIterator[str]:
     """URL of an empty PostgreSQL database of the test's own."""
-    async with fresh_database(postgres_url) as url:
+    async with _spare_databases.lent() as url:
         yield url
 
 

@@ -49,6 +49,10 @@ async def answer_head(plan: Plan, send: Send) -> None:
 class Running(Protocol):
     """A response on its way, to be run once."""
 
+    @property
+    def has_started(self) -> bool:
+        """Whether its start was sent, so that no other answer can be given."""
+
     async def run(self) -> None:
         """Send until the end."""
 
@@ -57,10 +61,13 @@ async def run_reported(running: Running, scope: Scope) -> None:
     """Run it; a failure of a class that the app has a handler for is told in one line.
 
     Starlette would try to answer it, find the response under way, and raise a second exception.
+    When nothing was sent yet, the handler may answer.
     """
     try:
         await running.run()
     except Exception as exc:
+        if not running.has_started:
+            raise
         handlers: Container[type] = scope.get("starlette.exception_handlers", [()])[0]
         if any(kind in handlers for kind in type(exc).__mro__):
             raise RuntimeError(f"the response was cut: {type(exc).__name__}: {exc}") from None

@@ -41,9 +41,10 @@ class Backlog:
 
     Attributes:
         gap: What was dropped since `take_gap`.
+        dropped: How many events were ever dropped.
     """
 
-    __slots__ = ("_bytes", "_max_bytes", "_max_frames", "_policy", "_waiting", "gap")
+    __slots__ = ("_bytes", "_max_bytes", "_max_frames", "_policy", "_waiting", "dropped", "gap")
 
     def __init__(self, policy: Policy, max_frames: int, max_bytes: int) -> None:
         self._policy = policy
@@ -52,6 +53,7 @@ class Backlog:
         self._bytes = 0
         self._waiting: dict[object, tuple[Published, Any]] = {}
         self.gap: Gap | None = None
+        self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -96,6 +98,7 @@ class Backlog:
     def _drop(self, place: object) -> None:
         event, payload = self._waiting.pop(place)
         self._bytes -= len(payload)
+        self.dropped += 1
         if self.gap is None:
             self.gap = Gap(event, event)
         else:

@@ -78,15 +78,21 @@ class Connection:
 
     # What others call: never waits, never raises -------------------------------------------
 
-    def push(self, payload: Any) -> bool:
+    def push(self, payload: Any, now: float) -> bool:
         """Send `payload`; False when the owner has to see to it. No task may be current.
 
         Only while the owner is in `until_woken`, and the last push returned True.
         """
+        self.sent_at = now
         loop, task = self._loop, self._task
         _enter_task(loop, task)
         try:
-            self._rest = self._context.run(_first_step, self._send, self._message(payload))
+            sending: Any = self._send(self._message(payload))
+            if type(sending) is CoroutineType:
+                self._rest = sending, self._context.run(sending.send, None)
+            else:
+                steps = sending.__await__()  # granian's are no coroutines
+                self._rest = steps, self._context.run(next, steps)
         except StopIteration:
             return True
         except asyncio.CancelledError:
@@ -221,15 +227,6 @@ class Connection:
         if sending is not None and not sending.expired():
             at, until = sending.when(), self._loop.time() + seconds
             sending.reschedule(until if at is None else min(at, until))
-
-
-def _first_step(send: Send, message: Message) -> tuple[Any, Any]:
-    """Step a send once; StopIteration says that it is done, else return it and what it awaits."""
-    sending: Any = send(message)
-    if type(sending) is CoroutineType:
-        return sending, sending.send(None)
-    steps = sending.__await__()  # granian's are no coroutines
-    return steps, next(steps)
 
 
 @coroutine

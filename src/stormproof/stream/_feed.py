@@ -39,15 +39,15 @@ _LOOK_EVERY = 8
 
 
 class Listener(Timed, Protocol):
-    """A subscriber, as the feed knows it."""
+    """A subscriber, as the feed knows it; what the feed calls never waits and never raises."""
 
     topics: frozenset[str]
 
-    def offer(self, run: Run, now: float) -> None:
-        """Take `run`: send it now, or keep it for later. Never waits, never raises."""
+    def offer(self, run: Run, now: float) -> int:
+        """Send `run` now and return how many events that were, or keep it for later."""
 
-    def reset(self, position: Position, now: float) -> None:
-        """Learn that events before `position` are lost. Never waits, never raises."""
+    def reset(self, position: Position, now: float) -> int:
+        """Learn that events before `position` are lost; return 0."""
 
 
 class Feed:
@@ -67,7 +67,7 @@ class Feed:
         position: The newest entry that the fan-out has begun with; None before the first read.
         is_spreading: Whether an event is on its way to some of the subscribers.
         delivered: Events that were handed to connections.
-        dropped: Events that were dropped for slow readers, who were told so.
+        dropped: Events that were dropped for slow readers.
         wheel: The one timer.
     """
 
@@ -176,9 +176,8 @@ class Feed:
             self._beats[wire] = (position, payload)
         return payload
 
-    def note_gap(self, stream: str, dropped: int) -> None:
-        """Count events that were dropped for a slow reader, now that it is told."""
-        self.dropped += dropped
+    def tell_dropped(self, stream: str, dropped: int) -> None:
+        """Emit that a slow reader was told how many events were dropped for it."""
         self._events.emit(EventsDropped(stream, dropped))
 
     async def caught_up(self, offset: int, *, max_wait: float) -> None:
@@ -230,7 +229,7 @@ class Feed:
             self.position = Position(position.epoch, run.events[-1].offset)
             audience = self._topics.get(run.topic)
             if audience:
-                await self._spread(audience, run)
+                await self._spread([one.offer for one in audience], run)
         moved, self._moved = self._moved, set()
         for future in moved:
             if not future.done():
@@ -248,37 +247,33 @@ class Feed:
             await self._back_off(exc)
             return
         self._begin_at(position)
-        await self._spread(self._listeners, position)
+        await self._spread([one.reset for one in self._listeners], position)
 
-    async def _spread(self, listeners: Iterable[Listener], news: Run | Position) -> None:
-        """Hand `news` to each listener there is now; the loop runs after each slice of time."""
-        loop, task = self._loop, asyncio.current_task()
+    async def _spread(self, calls: Iterable[Callable[[T, float], int]], news: T) -> None:
+        """Make all `calls` with `news`; everything else gets its turn after each slice of time."""
+        loop, task, clock = self._loop, asyncio.current_task(), time.monotonic
         assert task is not None
-        clock = time.monotonic
-        self.is_spreading = True
-        waiting = iter(tuple(listeners))
+        waiting, sent = iter(calls), 0
+        self.is_spreading = is_more = True
         try:
-            is_over = False
-            while not is_over:
+            while is_more:
                 now, ends_at = loop.time(), clock() + SLICE
-                is_over = True
+                is_more = False
                 # Each send runs in the name of its subscriber's task, not in that of this one.
                 _leave_task(loop, task)
                 try:
-                    for number, listener in enumerate(waiting, 1):
-                        if isinstance(news, Run):
-                            listener.offer(news, now)
-                        else:
-                            listener.reset(news, now)
-                        if number % _LOOK_EVERY == 0 and clock() > ends_at:
-                            is_over = False
+                    for number, call in enumerate(waiting, 1):
+                        sent += call(news, now)
+                        if not number % _LOOK_EVERY and clock() > ends_at:
+                            is_more = True
                             break
                 finally:
                     _enter_task(loop, task)
-                if not is_over:
+                if is_more:
                     await asyncio.sleep(0)
         finally:
             self.is_spreading = False
+            self.delivered += sent
 
     def _asked(
         self, key: Position | None, ask: Callable[[], Coroutine[Any, Any, T]]

@@ -54,7 +54,7 @@ class HubStatistics:
     Attributes:
         subscribers: Streams that are open.
         delivered: Events handed to connections since the hub opened.
-        dropped: Events dropped for slow readers, who were told so.
+        dropped: Events dropped for slow readers, who are told so as soon as they read on.
         position: The id of the newest event that was read; None before the first contact.
     """
 

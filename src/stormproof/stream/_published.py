@@ -65,22 +65,21 @@ class Published:
 
 
 class Run:
-    """Events of one topic that follow each other: what most subscribers get in one send."""
+    """Events of one topic that follow each other: what most subscribers get in one send.
 
-    __slots__ = ("_joined", "events", "topic")
+    Attributes:
+        topic: The topic.
+        events: The events, oldest first.
+        joined: All of them as server-sent events, encoded once.
+    """
+
+    __slots__ = ("events", "joined", "topic")
 
     def __init__(self, events: Sequence[Published]) -> None:
         self.topic = events[0].topic
         self.events = events
-        self._joined: bytes | None = None
-
-    @property
-    def joined(self) -> bytes:
-        """All of them as server-sent events, encoded once."""
-        if self._joined is None:
-            frames = [event.frame(SSE) for event in self.events]
-            self._joined = frames[0] if len(frames) == 1 else b"".join(frames)
-        return self._joined
+        frames = [event.frame(SSE) for event in events]
+        self.joined: bytes = frames[0] if len(frames) == 1 else b"".join(frames)
 
 
 _RUN_CHARS = 16_384

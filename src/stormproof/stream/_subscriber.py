@@ -90,29 +90,30 @@ class Subscriber:
 
     # What others call: never waits, never raises -------------------------------------------
 
-    def offer(self, run: Run, now: float) -> None:
+    def offer(self, run: Run, now: float) -> int:
         """Send `run` now, if the client has taken all before it; else let it wait."""
         if self._is_ready and self._is_plain:
-            self._push(run.joined, now)
-            self._feed.delivered += len(run.events)
-            return
+            if not self._connection.push(run.joined, now):
+                self._is_ready = self._is_watching = False
+            return len(run.events)
         try:
-            for event in run.events:
-                self._offer_one(event, now)
+            return sum(self._offer_one(event, now) for event in run.events)
         except Exception as exc:  # the filter's
             self._is_ready = self._is_watching = False
             self._connection.fail(exc)
+            return 0
 
-    def reset(self, position: Position, now: float) -> None:
+    def reset(self, position: Position, now: float) -> int:
         """Tell the client that events before `position` are lost to it."""
         payload = _reset(self._terms.wire, position)
         self._after = -1
         if self._is_ready:
             self._push(payload, now)
-            return
-        self._backlog = None
-        self._head = payload
-        self._take_over()
+        else:
+            self._backlog = None
+            self._head = payload
+            self._take_over()
+        return 0
 
     def end(self, reason: str) -> None:
         """End it politely, for `reason`; the first one counts."""
@@ -133,6 +134,11 @@ class Subscriber:
         # Jitter: those who all got the same event are not to be beaten in the same moment.
         beats_at = max(now, self._connection.sent_at) + heartbeat * random.uniform(0.8, 1.0)
         return min(beats_at, max(self._ends_at, now))
+
+    @property
+    def has_started(self) -> bool:
+        """Whether its start was sent: the first thing that `run` does."""
+        return True
 
     # What its own task does -----------------------------------------------------------------
 
@@ -286,7 +292,7 @@ class Subscriber:
             return None
         gap = self._backlog.take_gap()
         if gap is not None:
-            self._feed.note_gap(self._terms.name, gap.dropped)
+            self._feed.tell_dropped(self._terms.name, gap.dropped)
             return _gap(self._terms.wire, gap)
         payload = self._backlog.take()
         if payload is not None:
@@ -311,26 +317,31 @@ class Subscriber:
     # -----------------------------------------------------------------------------------------
 
     def _push(self, payload: Any, now: float) -> None:
-        self._connection.sent_at = now
-        if not self._connection.push(payload):
+        if not self._connection.push(payload, now):
             self._is_ready = self._is_watching = False
 
-    def _offer_one(self, event: Published, now: float) -> None:
+    def _offer_one(self, event: Published, now: float) -> bool:
         if event.offset <= self._after or self._ending is not None:
-            return
+            return False
         is_ready = self._is_ready
         payload = self._payload(event)  # may be the last one, and end it
         if payload is None:
-            return
+            return False
         if is_ready:
             self._push(payload, now)
-            self._feed.delivered += 1
-            return
-        if self._backlog is None:
-            terms = self._terms
-            self._backlog = Backlog(terms.policy, terms.queue_frames, terms.queue_bytes)
-        if not self._backlog.add(event, payload):
+        else:
+            self._keep(event, payload)
+        return is_ready
+
+    def _keep(self, event: Published, payload: Any) -> None:
+        terms, backlog = self._terms, self._backlog
+        if backlog is None:
+            backlog = Backlog(terms.policy, terms.queue_frames, terms.queue_bytes)
+            self._backlog = backlog
+        dropped = backlog.dropped
+        if not backlog.add(event, payload):
             self._connection.fail(Stalled())
+        self._feed.dropped += backlog.dropped - dropped
         self._take_over()
 
     def _take_over(self) -> None:
