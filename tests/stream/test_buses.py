@@ -9,10 +9,11 @@ import pytest
 
 from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
-from stormproof.errors import NotStarted
+from stormproof.errors import BusUnusable, NotStarted
 from stormproof.stream import Bus, Entry, HistoryLost, MemoryBus, Position
 from stormproof.stream._postgres import PostgresBus
 from stormproof.stream._redis import RedisBus
+from stormproof.stream._store_bus import StoreBus
 from tests.harness import ServerProcess
 
 from .buses import begun, data, publish, read_all
@@ -225,3 +226,15 @@ async def test_an_append_never_waits_past_the_deadline(log: Log) -> None:
     bus = log.bus()
     with in_force(Deadline(MONOTONIC.now() - 1)), pytest.raises(ConnectionError):
         await bus.append(Entry("t", "late"))
+
+
+@among_processes
+async def test_a_batch_that_arrives_after_a_later_one_is_refused(log: Log) -> None:
+    bus, late = log.bus(), log.bus()
+    assert isinstance(bus, StoreBus)
+    assert isinstance(late, StoreBus)
+    late._publisher = bus._publisher  # as if its first packet had been held up on the way
+    positions = await publish(bus, 2)
+    with pytest.raises(BusUnusable, match="a later batch of this publisher"):
+        await late.append(Entry("t", "late"))
+    assert await bus.tail() == positions[-1]

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import secrets
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -93,7 +92,6 @@ class PostgresBus(StoreBus[Link]):
         )
         self._writing = link()
         self._trimming = (keep, None if max_age is None else timedelta(seconds=max_age))
-        self._publisher = secrets.token_hex(8)
         self._woken = asyncio.Event()
         self._has_outbox = True
 

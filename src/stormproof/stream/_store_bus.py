@@ -1,6 +1,7 @@
 """What a bus over a server does whichever server it is: attempts, turns, limits, and the gaps."""
 
 import asyncio
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Generic, TypeVar
@@ -48,6 +49,7 @@ class StoreBus(ABC, Generic[L]):
                 "must be more than 0 s"
             )
         self._name = name
+        self._publisher = secrets.token_hex(8)  # by it the server knows a batch that comes again
         self._reading, self._replaying = reading, replaying
         self._timeout = timeout
         self._answer_within = answer_within
