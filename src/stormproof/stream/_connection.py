@@ -135,8 +135,21 @@ class Connection:
             Gone: A push told that the client has left.
             Exception: What it was told to fail with, or `send` has raised.
         """
-        if not self._is_woken and await self._has_left():
-            return False
+        # One frame and no more: it is what an idle connection consists of.
+        if not self._is_woken:
+            limit = asyncio.timeout(None)
+            try:
+                async with limit:
+                    self._waiting = limit
+                    # No limit: it ends with the client, or with whoever wakes us.
+                    while (await self._receive())["type"] != self._wire.disconnected:
+                        pass
+                return False
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+            finally:
+                self._waiting = None
         self._is_woken = False
         self._raise_failure()
         return True
@@ -182,22 +195,6 @@ class Connection:
             rest[0].close()
 
     # -----------------------------------------------------------------------------------------
-
-    async def _has_left(self) -> bool:
-        limit = asyncio.timeout(None)
-        try:
-            async with limit:
-                self._waiting = limit
-                # No limit: it ends with the client, or whoever wakes us.
-                while (await self._receive())["type"] != self._wire.disconnected:
-                    pass
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            return False
-        finally:
-            self._waiting = None
-        return True
 
     async def _bounded(self, begin: Callable[[], Awaitable[None]]) -> None:
         self._raise_failure()
