@@ -93,8 +93,10 @@ class Link:
         if connection is not None:
             try:
                 await connection.close(timeout=self._answer_within)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except BaseException as error:
                 connection.terminate()
+                if not isinstance(error, (*_LOST, asyncpg.PostgresError)):
+                    raise
 
     async def _connect(self) -> Any:
         connection = await asyncpg.connect(self._url, timeout=self._answer_within)

@@ -64,21 +64,16 @@ class RedisBus(StoreBus[Link]):
             f"RedisBus {log!r}",
             links.make(),
             links.make(),
+            links.make(),
             timeout=timeout,
             answer_within=answer_within,
             poll=poll,
         )
-        self._writing = links.make()
         self._keep = keep
         # In braces: in a cluster all keys of a log are then in one slot.
         self._keys = (f"{{{log}}}", f"{{{log}}}:facts")
         self._look_script, self._append_script = Script(LOOK), Script(APPEND)
         self._read_to: Position | None = None
-
-    async def close(self) -> None:
-        """As `StoreBus.close`."""
-        await super().close()
-        await self._writing.drop()
 
     async def _close_link(self, link: Link) -> None:
         await link.drop()
