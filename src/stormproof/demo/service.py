@@ -1,7 +1,8 @@
 """The reference service: the blog post's seven patterns, at its paths, made to hold.
 
 Environment: `DATABASE_URL` (default a SQLite file), `SMTP_URL`, `UPSTREAMS` (URLs, comma
-separated); what is not named is started on loopback.
+separated), `REDIS_URL` for the live events; what is not named is started on loopback or in
+memory.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, HTTPException, Query
@@ -17,7 +19,9 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import stormproof
+from stormproof.database import DatabaseSession
 from stormproof.demo.items import Base, Item, ItemId, ItemIn, ItemOut
+from stormproof.demo.live import hub_from_environment, live_routes, tell_of_item, tick
 from stormproof.demo.mail import send_mail
 from stormproof.demo.neighbours import Neighbours
 
@@ -31,6 +35,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the tables; the parts are open already, and close only after this has ended."""
     async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
+    tasks.service(partial(tick, hub), name="tick", max_restarts=None)
     yield
 
 
@@ -40,6 +45,7 @@ database = stormproof.Database(
 neighbours = Neighbours.from_environment()
 upstream = stormproof.Upstream(timeout=5.0)
 tasks = stormproof.Tasks()
+hub = hub_from_environment()
 query_limit = stormproof.Limiter(10, name="query")
 
 app = FastAPI(title="stormproof demo", lifespan=lifespan)
@@ -48,13 +54,16 @@ stormproof.install(
     neighbours,
     database,
     upstream,
+    hub,
     tasks,
     admission=stormproof.Admission(
         rules=[stormproof.AdmissionRule(prefix="/query", limiter=query_limit)]
     ),
 )
 
-Session = Annotated[AsyncSession, stormproof.session(database)]
+app.include_router(live_routes(hub))
+
+Session = Annotated[DatabaseSession, stormproof.session(database)]
 ReadSession = Annotated[AsyncSession, stormproof.read_session(database)]
 Email = Annotated[str, Query(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
 
@@ -64,7 +73,7 @@ async def index() -> dict[str, Any]:
     """Say what there is to try."""
     return {
         "service": "stormproof demo",
-        "try": sorted(app.openapi()["paths"]),
+        "try": sorted([*app.openapi()["paths"], "/live"]),
         "health": ["/livez", "/readyz", "/startupz"],
         "upstreams": list(neighbours.upstream_urls),
     }
@@ -91,11 +100,13 @@ async def list_items(session: ReadSession) -> list[ItemOut]:
 
 @app.post("/items", status_code=201)
 async def create_item(new: ItemIn, session: Session) -> ItemOut:
-    """Store an item: the 201 leaves after the COMMIT."""
+    """Store an item: the 201 leaves after the COMMIT, and who looks at /live is told of it."""
     item = Item(name=new.name, quantity=new.quantity)
     session.add(item)
     await session.flush()
-    return ItemOut.model_validate(item)
+    stored = ItemOut.model_validate(item)
+    session.on_commit(partial(tasks.spawn, tell_of_item, hub, stored))
+    return stored
 
 
 @app.get("/items/{id}")
