@@ -102,6 +102,11 @@ class Delivery:
         self._is_closing = False  # the pump has begun to close the source
         self._was_cancelled = False  # once only: a second one would hit the source's clean-up
 
+    @property
+    def has_started(self) -> bool:
+        """Whether the start was sent, so that no other answer can be given."""
+        return self.sender.has_started
+
     async def run(self) -> None:
         """Deliver until the end, and set `reason`.
 
