@@ -338,6 +338,12 @@ async def test_cancelled_at_any_tick_leaves_the_part_whole() -> None:
             assert len(asyncio.all_tasks()) == 1
 
 
+async def test_folder_that_cannot_hold_a_file_stops_the_start(tmp_path: Path) -> None:
+    exports = Exports(directory=str(tmp_path / "missing"))
+    with pytest.raises(InvalidSetting, match="missing"):
+        await exports.open(Lifecycle())
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"max_bytes": 0}, {"max_exports": 1.5}, {"max_running": 0}, {"keep": 0}, {"fresh_for": 601.0}],
