@@ -7,11 +7,11 @@ memory.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, HTTPException, Query
 from fastapi.responses import Response
@@ -26,7 +26,6 @@ from stormproof.demo.mail import send_mail
 from stormproof.demo.neighbours import Neighbours
 
 COLUMNS = ("id", "name", "quantity")
-PAGE_ROWS = 500
 EVENT_INTERVAL = 0.1
 
 
@@ -145,9 +144,9 @@ async def stream(n: Annotated[int | None, Query(ge=0)] = None) -> Response:
 @app.get("/export")
 async def export(accept: Annotated[str, Header()] = "*/*") -> Response:
     """Stream all items as NDJSON, or as CSV where `Accept` asks for text/csv."""
-    if "text/csv" in accept:
-        return stormproof.RowsResponse(_pages(), format="csv", columns=COLUMNS)
-    return stormproof.RowsResponse(_pages(), format="ndjson", columns=COLUMNS)
+    items = database.stream(select(Item.id, Item.name, Item.quantity).order_by(Item.id))
+    format: Literal["csv", "ndjson"] = "csv" if "text/csv" in accept else "ndjson"
+    return stormproof.RowsResponse(items, format=format, columns=COLUMNS)
 
 
 @app.get("/aggregate")
@@ -192,16 +191,3 @@ async def _count(n: int | None) -> AsyncIterator[str]:
         yield str(number)
         number += 1
         await asyncio.sleep(EVENT_INTERVAL)
-
-
-async def _pages() -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-    """Yield the items page by page; between two pages no connection is held."""
-    last_id = 0
-    while True:
-        rows = select(Item.id, Item.name, Item.quantity).where(Item.id > last_id)
-        async with database.read_session() as session:
-            page = (await session.execute(rows.order_by(Item.id).limit(PAGE_ROWS))).mappings().all()
-        if not page:
-            return
-        yield [dict(row) for row in page]
-        last_id = page[-1]["id"]
