@@ -21,6 +21,7 @@ from stormproof.lifecycle import Drain, LifecycleMiddleware, drain_on_signals, o
 from stormproof.limit import Adaptive, Admission, AdmissionMiddleware, Limiter, admission_of
 from stormproof.settings import load_settings
 
+from ._jobs import DependencySolver
 from ._problems import as_problem, tell_of_problems
 
 _STATE = "stormproof_lifecycle"
@@ -74,6 +75,10 @@ def install(
     lifecycle = Lifecycle(grace=settings.grace, prestop=settings.prestop)
     lifecycle.parts = parts
     drain = Drain(lifecycle, parts)
+    for part in parts:
+        solve_with = getattr(part, "solve_with", None)
+        if solve_with is not None:
+            solve_with(DependencySolver(app, lifecycle))
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
     _wrap_lifespan(app, drain, threads)

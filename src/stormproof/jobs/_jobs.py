@@ -1,14 +1,14 @@
 """Durable jobs of a service: committed means enqueued, and what is enqueued is done."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeAlias
 
 from sqlalchemy import event
 
 from stormproof._core.lifecycle import Lifecycle, Loss
-from stormproof.errors import InvalidSetting, NotStarted
+from stormproof.errors import InvalidArguments, InvalidSetting, NotStarted
 
 from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob, OnFailure
 from ._payload import Arguments
@@ -23,6 +23,31 @@ P = ParamSpec("P")
 
 Solve: TypeAlias = Callable[[JobTask[Any], AsyncExitStack], Awaitable[dict[str, Any]]]
 """Returns the values of a task's dependencies; what must end with the job goes to the stack."""
+
+
+class UnfinishedTask(Protocol):
+    """What a supervisor of tasks gives up at a drain; `tasks.UnfinishedTask` is one."""
+
+    @property
+    def id(self) -> str:
+        """The id of its receipt."""
+        ...
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What was to be called."""
+        ...
+
+    @property
+    def args(self) -> Sequence[Any]:
+        """Its positional arguments."""
+        ...
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """Its keyword arguments."""
+        ...
+
 
 _STALE_AFTER = 10.0
 _FEWEST_STARTS = 3
@@ -104,7 +129,7 @@ class Jobs:
         max_backoff: float = 300.0,
         max_starts: int | None = None,
         name: str | None = None,
-    ) -> Callable[[Callable[P, Awaitable[Any]]], JobTask[P]]:
+    ) -> Callable[[Callable[P, Coroutine[Any, Any, Any]]], JobTask[P]]:
         """Return a decorator that makes an async function a task, whose calls can be stored.
 
         Args:
@@ -127,7 +152,7 @@ class Jobs:
         """
         _check_task(retries, timeout, concurrency, on_failure, backoff, max_backoff)
 
-        def decorate(function: Callable[P, Awaitable[Any]]) -> JobTask[P]:
+        def decorate(function: Callable[P, Coroutine[Any, Any, Any]]) -> JobTask[P]:
             named = name or str(getattr(function, "__name__", function))
             if named in self._tasks:
                 raise InvalidSetting(f"two tasks of {self._name!r} are called {named!r}")
@@ -242,6 +267,32 @@ class Jobs:
             JobHandle(job_id, job.task, is_new)
             for job, (job_id, is_new) in zip(jobs, stored, strict=True)
         ]
+
+    def run_here(self, concurrency: int) -> None:
+        """Run jobs in this process, so many at once, whatever was said before; before `open`."""
+        self.is_worker, self.concurrency = True, concurrency
+
+    async def handover(self, unfinished: Sequence[UnfinishedTask]) -> Sequence[str]:
+        """Store tasks that a drain has cut as jobs: for `Tasks(handover=jobs.handover)`.
+
+        Each that was spawned with a task of these jobs (`tasks.options(on_shutdown="handover")
+        .spawn(send_receipt, 7)`) becomes a job, and begins anew where a worker runs.
+
+        Returns:
+            The ids of those that are stored; the others are no tasks of these jobs, or have
+            arguments that cannot be stored.
+        """
+        stored = []
+        known = {id(call): task for task in self._tasks.values() for call in (task, task.function)}
+        async with self._database.session() as session:
+            for lost in unfinished:
+                task = known.get(id(lost.function))
+                if task is None:
+                    continue
+                with suppress(InvalidArguments):
+                    await task.enqueue(session, *lost.args, **lost.kwargs)
+                    stored.append(lost.id)
+        return stored
 
     def solve_with(self, solve: Solve) -> None:
         """Let `solve` find the values of dependencies; `install` does it with FastAPI's."""

@@ -17,11 +17,15 @@ from ._sqlite_file import Rows, Run, SqliteFile
 from ._store import Beat, JobsDatabase, Store
 
 _PATIENCE = 5.0
+_AT_ONCE = 500
 _FORGET_AFTER = 86_400.0
 
 
 class SqliteStore(Store):
     """Jobs in a SQLite file, beside the tables of the app.
+
+    That a job was picked, and that it has ended, is written without waiting for the disk: when
+    a power cut undoes it, the job is started again, as after a crash in its middle.
 
     Args:
         database: The database whose file it is.
@@ -73,7 +77,13 @@ class SqliteStore(Store):
 
         def insert(sync: Any) -> list[tuple[int | None, bool]]:
             run = _runner(sync.connection())
-            return [_insert(run, job) for job in jobs]
+            if len(jobs) == 1 or any(job.key for job in jobs):
+                return [_insert(run, job) for job in jobs]
+            return [
+                (row["id"], True)
+                for first in range(0, len(jobs), _AT_ONCE)
+                for row in _insert_many(run, jobs[first : first + _AT_ONCE])
+            ]
 
         stored: list[tuple[int | None, bool]] = await session.run_sync(insert)
         return stored
@@ -106,7 +116,7 @@ class SqliteStore(Store):
 
         if not self._may_be_more and not await self._is_work(list(limits), stale_after):
             return []
-        jobs = await self._file.write(claim)
+        jobs = await self._file.write(claim, flush=False)
         self._may_be_more = bool(jobs)
         return jobs
 
@@ -167,7 +177,7 @@ class SqliteStore(Store):
 
     async def finish(self, ends: Sequence[End]) -> set[int]:
         """Store ends in one transaction."""
-        return await self._file.write(lambda run: self._end(run, ends))
+        return await self._file.write(lambda run: self._end(run, ends), flush=False)
 
     def _end(self, run: Run, ends: Sequence[End]) -> set[int]:
         ours, now, worker = set(), time.time(), str(self.leases.worker)
@@ -194,7 +204,7 @@ class SqliteStore(Store):
                 run(sql.LOG, (job_id, row["task"], "queued", now, words))
             return bool(rows)
 
-        was_ours = await self._file.write(queue)
+        was_ours = await self._file.write(queue, flush=False)
         self._may_be_more = True
         return was_ours
 
@@ -273,11 +283,21 @@ class SqliteStore(Store):
         return told(rows[0]["traceback"]) if rows else ""
 
 
-def _insert(run: Run, job: NewJob) -> tuple[int | None, bool]:
+def _insert_many(run: Run, jobs: Sequence[NewJob]) -> Rows:
+    return sorted(
+        run(sql.enqueue(len(jobs)), tuple(value for job in jobs for value in _row(job))),
+        key=lambda row: row["id"],
+    )
+
+
+def _row(job: NewJob) -> tuple[Any, ...]:
     now = time.time()
     row = (job.task, job.payload, job.priority, job.key, to_json(job.headers).decode())
-    times = (int(job.delay <= 0), now, now, now, now + job.delay)
-    rows = run(sql.ENQUEUE, (*row, *times))
+    return (*row, int(job.delay <= 0), now, now, now, now + job.delay)
+
+
+def _insert(run: Run, job: NewJob) -> tuple[int | None, bool]:
+    rows = run(sql.enqueue(1), _row(job))
     if rows:
         return rows[0]["id"], True
     found = run(sql.BY_KEY, (job.key,))

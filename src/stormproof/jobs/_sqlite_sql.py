@@ -1,6 +1,7 @@
 """The SQL of the SQLite store: one table for what is to be done, one for what has ended."""
 
 from collections.abc import Sequence
+from functools import cache
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS stormproof_jobs (
@@ -50,12 +51,6 @@ SIGN_OFF = "DELETE FROM stormproof_jobs_workers WHERE id = ?"
 
 WORKERS = "SELECT id, process FROM stormproof_jobs_workers"
 
-ENQUEUE = """INSERT INTO stormproof_jobs (task, payload, priority, key, headers, status, is_due,
-        attempts, created, updated, heartbeat, start_after)
-    VALUES (?, ?, ?, ?, ?, 'queued', ?, 0, ?, ?, ?, ?)
-    ON CONFLICT (key) WHERE key IS NOT NULL AND status IN ('queued', 'picked') DO NOTHING
-    RETURNING id"""
-
 BY_KEY = """SELECT id FROM stormproof_jobs
     WHERE key = ? AND key IS NOT NULL AND status IN ('queued', 'picked')"""
 
@@ -101,6 +96,17 @@ LAST_WORDS = """SELECT traceback FROM stormproof_jobs_log
     WHERE job_id = ? AND traceback IS NOT NULL ORDER BY id DESC LIMIT 1"""
 
 PRUNE = "DELETE FROM stormproof_jobs_log WHERE created < ?"
+
+
+@cache
+def enqueue(count: int) -> str:
+    """Return the statement that stores `count` jobs."""
+    one = "(?, ?, ?, ?, ?, 'queued', ?, 0, ?, ?, ?, ?)"
+    return f"""INSERT INTO stormproof_jobs (task, payload, priority, key, headers, status, is_due,
+            attempts, created, updated, heartbeat, start_after)
+        VALUES {", ".join([one] * count)}
+        ON CONFLICT (key) WHERE key IS NOT NULL AND status IN ('queued', 'picked') DO NOTHING
+        RETURNING id"""
 
 
 def retry_held(count: int) -> str:

@@ -1,6 +1,6 @@
 """Tasks of jobs: a function, and how its jobs are run."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
@@ -33,7 +33,7 @@ class JobTask(Generic[P]):
 
     jobs: "Jobs"
     name: str
-    function: Callable[P, Awaitable[Any]]
+    function: Callable[P, Coroutine[Any, Any, Any]]
     arguments: Arguments
     retries: int
     backoff: float
@@ -43,7 +43,7 @@ class JobTask(Generic[P]):
     on_failure: OnFailure
     max_starts: int
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Any]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]:
         """Call the function, here and now."""
         return self.function(*args, **kwargs)
 

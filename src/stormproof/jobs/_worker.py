@@ -28,7 +28,7 @@ _REAP_EVERY = 1.0
 _SIGN_EVERY = 60.0
 _RESTART_AFTER = 1.0
 _TIDY_EVERY = 30.0
-_CLEAN_UP = 1.0
+_CLEAN_UP = 2.0
 
 _log = logging.getLogger("stormproof")
 
@@ -116,14 +116,14 @@ class Worker:
     async def drain(self, until: float) -> None:
         """Start nothing more, let the running jobs end in time, and give the others back.
 
-        The last tenth of the time, at most 1 s, is for the clean-up of those. Returns by
-        `until` at the latest, or a moment later.
+        The last quarter of the time, at most 2 s, is for the clean-up of those, and for giving
+        them back. Returns by `until` at the latest, or a moment later.
         """
         self.is_draining = True
         self._engine.shutdown.set()
         left = max(0.0, until - MONOTONIC.now())
         if self.running:
-            await asyncio.wait(self.running.values(), timeout=left - min(1.0, left * 0.1))
+            await asyncio.wait(self.running.values(), timeout=left - min(_CLEAN_UP, left / 4))
         for job_id, task in list(self.running.items()):
             self.store.leases.handed_back.add(job_id)
             task.cancel()
