@@ -1,7 +1,6 @@
 """The SQLite store: jobs in the database's own file, each change one short writing transaction."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -130,18 +129,15 @@ class SqliteStore(Store):
     ) -> list[PickedJob]:
         now, worker = time.time(), str(self.leases.worker)
         run(sql.PROMOTE, (now,))
-        picked = run(sql.PICKED, ())
-        room = min(most, budget - sum(row["worker"] == worker for row in picked))
-        if room <= 0:
-            return []
-        running = Counter(row["task"] for row in picked)
-        rooms = {
-            task: min(room, limit - running[task]) if limit else room
-            for task, limit in limits.items()
-        }
-        rooms = {task: free for task, free in rooms.items() if free > 0}
-        stale = self._stale([row for row in picked if row["task"] in limits], now, stale_after)
-        if not rooms and not stale:
+        room = min(most, budget - len(self.leases.ids()))
+        stale = self._stale(run(sql.STALE, (now - stale_after,)), limits, now)
+        rooms = {task: room for task, limit in limits.items() if not limit}
+        if len(rooms) < len(limits):
+            running = {row["task"]: row["count"] for row in run(sql.RUNNING, ())}
+            for task, limit in limits.items():
+                if limit > running.get(task, 0):
+                    rooms[task] = min(room, limit - running.get(task, 0))
+        if room <= 0 or not (rooms or stale):
             return []
         wanted = [part for task_and_room in rooms.items() for part in task_and_room]
         rows = run(
@@ -150,20 +146,23 @@ class SqliteStore(Store):
         )
         return sorted(map(_picked, rows), key=lambda job: (-job.priority, job.id))
 
-    def _stale(self, picked: Rows, now: float, stale_after: float) -> list[int]:
-        """Return the jobs whose heartbeat is stale in a second look as well.
+    def _stale(self, late: Rows, tasks: Collection[str], now: float) -> list[int]:
+        """Return the jobs whose heartbeat is late in a second look as well.
 
         After the machine has slept, or behind a long writing transaction, the heartbeat of a
         living worker is late, too; until the second look it comes.
         """
         suspects = {}
-        for row in picked:
-            if row["heartbeat"] < now - stale_after:
-                seen = self._suspects.get(row["id"])
-                is_known = seen is not None and seen[0] == row["heartbeat"]
-                suspects[row["id"]] = seen if seen and is_known else (row["heartbeat"], now)
+        for row in late:
+            beat, seen_at = self._suspects.get(row["id"], (None, now))
+            suspects[row["id"]] = (row["heartbeat"], seen_at if beat == row["heartbeat"] else now)
         self._suspects = suspects
-        return [job for job, (_, at) in suspects.items() if now - at >= self._beat_every]
+        ours = {row["id"] for row in late if row["task"] in tasks}
+        return [
+            job
+            for job, (_, seen_at) in suspects.items()
+            if job in ours and now - seen_at >= self._beat_every
+        ]
 
     async def _is_work(self, tasks: Sequence[str], stale_after: float) -> bool:
         now = time.time()

@@ -40,6 +40,11 @@ SCHEMA = (
     """CREATE INDEX IF NOT EXISTS stormproof_jobs_log_created ON stormproof_jobs_log (created)""",
     """CREATE TABLE IF NOT EXISTS stormproof_jobs_workers (
         id TEXT PRIMARY KEY, process TEXT NOT NULL, seen REAL NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS stormproof_jobs_schedules (
+        name TEXT PRIMARY KEY, expression TEXT NOT NULL, next_at REAL NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS stormproof_jobs_outcomes (
+        job_id INTEGER PRIMARY KEY, fraction REAL, message TEXT, result TEXT,
+        updated REAL NOT NULL)""",
 )
 
 SIGN_ON = """INSERT INTO stormproof_jobs_workers (id, process, seen) VALUES (?, ?, ?)
@@ -57,7 +62,11 @@ BY_KEY = """SELECT id FROM stormproof_jobs
 PROMOTE = """UPDATE stormproof_jobs SET is_due = 1
     WHERE status = 'queued' AND is_due = 0 AND start_after <= ?"""
 
-PICKED = """SELECT id, task, worker, heartbeat FROM stormproof_jobs WHERE status = 'picked'"""
+STALE = """SELECT id, task, heartbeat FROM stormproof_jobs
+    WHERE status = 'picked' AND heartbeat < ?"""
+
+RUNNING = """SELECT task, COUNT(*) AS count FROM stormproof_jobs
+    WHERE status = 'picked' GROUP BY task"""
 
 ANY_PICKED_STALE = """SELECT 1 FROM stormproof_jobs
     WHERE status = 'picked' AND heartbeat < ? LIMIT 1"""
