@@ -164,6 +164,7 @@ def test_error_of_ours_becomes_problem_json_with_retry_after() -> None:
         "status": 503,
         "detail": "limit 'x' is full",
         "code": "SP201",
+        "reason": "queue",
     }
 
 

@@ -36,6 +36,17 @@ _SETTINGS = {
     "shared_buffers": "32MB",
     "jit": "off",
 }
+# Connections that a test left open are ended first, and waited for: they may hold locks.
+_EMPTY = """
+DO $$ BEGIN
+    PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid();
+    EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
+    DROP SCHEMA public CASCADE;
+    CREATE SCHEMA public;
+    GRANT ALL ON SCHEMA public TO public;
+END $$
+"""
 
 
 class PostgresUnusable(RuntimeError):
@@ -79,16 +90,57 @@ async def fresh_database(server_url: str) -> AsyncIterator[str]:
 
     It is dropped at the end, together with the connections that are still open to it.
     """
+    url = await _created(server_url)
+    try:
+        yield url
+    finally:
+        await _dropped(server_url, url)
+
+
+class SpareDatabases:
+    """Databases of one server that are emptied and lent again.
+
+    Emptying one takes 10 ms, making and dropping one 250 ms (2 cores, beside other tests), and
+    hundreds of tests want one.
+
+    Args:
+        server_url: URL of the server.
+    """
+
+    def __init__(self, server_url: str) -> None:
+        self._server_url = server_url
+        self._spare: list[str] = []
+
+    @asynccontextmanager
+    async def lent(self) -> AsyncIterator[str]:
+        """Yield the URL of an empty database that nobody else has."""
+        url = self._spare.pop() if self._spare else await _created(self._server_url)
+        yield url
+        try:
+            await _execute(url, _EMPTY)
+        except (asyncpg.PostgresError, OSError):  # locked or broken: the next one gets another
+            await _dropped(self._server_url, url)
+        else:
+            self._spare.append(url)
+
+    async def drop(self) -> None:
+        """Drop those that nobody has."""
+        while self._spare:
+            await _dropped(self._server_url, self._spare.pop())
+
+
+async def _created(server_url: str) -> str:
     name = f"stormproof_{token_hex(8)}"
     await _execute(server_url, f"CREATE DATABASE {name}")
-    try:
-        yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
-    finally:
-        await _execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+    return urlsplit(server_url)._replace(path=f"/{name}").geturl()
 
 
-async def _execute(server_url: str, statement: str) -> None:
-    connection = await asyncpg.connect(server_url.replace("+asyncpg", "", 1), timeout=10)
+async def _dropped(server_url: str, url: str) -> None:
+    await _execute(server_url, f"DROP DATABASE {urlsplit(url).path[1:]} WITH (FORCE)")
+
+
+async def _execute(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url.replace("+asyncpg", "", 1), timeout=10)
     try:
         await connection.execute(statement, timeout=30)
     finally:

@@ -40,6 +40,8 @@ class Peer:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
         except asyncio.IncompleteReadError:
             return ""
+        if " /unread " in head:
+            return head
         for line in head.splitlines():
             if line.lower().startswith("content-length:"):
                 await reader.readexactly(int(line.split(":")[1]))
@@ -52,12 +54,21 @@ class Peer:
             case "/hang":
                 await reader.read(1)  # until the client leaves
                 return False
+            case "/unread":
+                await asyncio.sleep(60)
+            case "/big":
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3000000\r\n\r\n")
+                writer.write(b"x" * 3_000_000)
+                await writer.drain()
+                return True
             case "/hang-once" if sum(" /hang-once " in head for head in self.requests) == 1:
                 await reader.read(1)
                 return False
             case "/drip":
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
                 for _ in range(1000):
+                    if writer.is_closing():  # uvloop raises no OSError then
+                        return False
                     writer.write(b".")
                     await writer.drain()
                     await asyncio.sleep(0.01)

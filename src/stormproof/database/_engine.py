@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, NullPool, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -51,7 +51,7 @@ def new_engine(
         "pool_size": pool_size,
         "max_overflow": max_overflow,
         "poolclass": GatedPool,
-        "connect_args": _connect_arguments(url, options.pop("connect_args", {}), gate),
+        "connect_args": _connect_arguments(url, options.pop("connect_args", {}), gate.max_wait),
     }
     try:
         engine = create_async_engine(url, **ours, **options)
@@ -65,6 +65,18 @@ def new_engine(
 
         isolate(engine, writers, place(url))
     _note_statements(engine, _before(url))
+    return engine
+
+
+def new_lookout_engine(url: URL, options: Mapping[str, Any]) -> AsyncEngine:
+    """Return an engine whose connections nobody keeps and no gate counts, without transactions."""
+    engine = create_async_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args=_connect_arguments(url, options.get("connect_args", {})),
+    )
+    name_unreachable(engine.sync_engine, place(url))
     return engine
 
 
@@ -82,10 +94,13 @@ def is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
-def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[str, Any]:
+def _connect_arguments(
+    url: URL, given: Mapping[str, Any], busy_wait: float = 0.0
+) -> dict[str, Any]:
     if url.drivername == "postgresql+asyncpg":
-        from ._postgres import DeadlineConnection
+        from ._postgres import DeadlineConnection, quieten
 
+        quieten()
         return {"timeout": CONNECT_TIMEOUT, "connection_class": DeadlineConnection, **given}
     if url.drivername == "postgresql+psycopg":
         from ._psycopg import CuttableConnection
@@ -95,8 +110,11 @@ def _connect_arguments(url: URL, given: Mapping[str, Any], gate: Gate) -> dict[s
     from ._sqlite import connector
 
     # The driver must not begin transactions of its own accord: we begin them.
-    busy_ms = round(gate.max_wait * 1000)
-    return {**given, "async_creator_fn": connector(busy_ms), "isolation_level": None}
+    return {
+        **given,
+        "async_creator_fn": connector(round(busy_wait * 1000)),
+        "isolation_level": None,
+    }
 
 
 def name_unreachable(engine: Engine, where: str) -> None:

@@ -16,6 +16,7 @@ from stormproof._core.origin import current_origin
 
 from ._gate import Gate
 from ._ledger import Checkout, Ledger
+from ._replica_statistics import ReplicaStatistics
 
 HELD = "stormproof.held"
 """Key in a record's `record_info`: the second gate that this checkout passed, if any."""
@@ -31,6 +32,7 @@ class PoolStatistics:
         waiting: Callers waiting for a connection, or for SQLite's write lock, now.
         overflow: Connections open beyond `size` now.
         timeouts: Waits that ended without a connection, since the start.
+        replicas: The numbers of each replica, which the others do not contain.
     """
 
     size: int
@@ -38,6 +40,7 @@ class PoolStatistics:
     waiting: int
     overflow: int
     timeouts: int
+    replicas: tuple[ReplicaStatistics, ...] = ()
 
 
 ENDING = "stormproof.ending"
@@ -105,11 +108,11 @@ class GatedPool(AsyncAdaptedQueuePool):
                 self._invalidate_time = time.time()
                 record.invalidate()  # the caller gets a new connection in its place
         except BaseException:
-            self._throw_away(record)
+            self.throw_away(record)
             raise
         return record
 
-    def _throw_away(self, record: ConnectionPoolEntry) -> None:
+    def throw_away(self, record: ConnectionPoolEntry) -> None:
         """Give the place back without its connection."""
         try:
             record.invalidate()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import asyncpg
+from asyncpg import connect_utils
 from sqlalchemy import Connection
 
 from stormproof._core.deadline import remaining
@@ -16,6 +17,26 @@ _RENEW = (
 )
 _TIGHT = 2.0
 """Seconds left under which each statement's timeout is kept exact."""
+
+
+class _QuietUpgrade(connect_utils.TLSUpgradeProto):  # type: ignore[misc]
+    """asyncpg's first step of a connection, without an error that nobody can have waited for.
+
+    When its connecting is cancelled before the step is waited for, the end of its socket becomes
+    the exception of a future that is never looked at: the log had "Future exception was never
+    retrieved: unexpected connection_lost() call" for 12 of 1,000 cancelled units of work. Who
+    does wait for the step gets its exception as before.
+    """
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if not self.on_data.cancelled():
+            self.on_data.exception()
+
+
+def quieten() -> None:
+    """Make asyncpg use the quiet first step; it names its class nowhere else."""
+    connect_utils.TLSUpgradeProto = _QuietUpgrade
 
 
 class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types

@@ -137,10 +137,11 @@ class DatabaseSession(AsyncSession):
 
         Raises:
             CommitFailed: The database refused the COMMIT; nothing is stored.
+            ConstraintFailed: It refused it because a constraint was broken; nothing is stored.
             TransactionConflict: It refused it because of another transaction; nothing is stored.
             DeadlineExceeded: The deadline had passed; nothing is stored.
-            DatabaseUnavailable: The connection was lost, or the COMMIT was not answered in time;
-                whether the work is stored is unknown.
+            DatabaseUnavailable: The connection was lost before the COMMIT; nothing is stored.
+            CommitUnknown: It was lost during it, or the COMMIT was not answered in time.
         """
         sync = self.sync_session
         if sync.new or sync.dirty or sync.deleted:
@@ -167,7 +168,8 @@ class DatabaseSession(AsyncSession):
                 # SQLAlchemy returns a connection whose commit raised to the pool as it is, if the
                 # transaction is still open with it: the next user would commit this work.
                 await to_the_end(super().invalidate())
-            raise commit_refused(self.place, error) from error
+            only_reads = bool(self._options.get("postgresql_readonly"))
+            raise commit_refused(self.place, error, only_reads=only_reads) from error
 
     async def _commit_and_call_back(self) -> None:
         if self.sync_session.in_transaction():

@@ -45,8 +45,11 @@ def _add_problems(responses: dict[str, Any]) -> None:
         responses.setdefault(status, {"description": description, "content": content})
 
 
-def as_problem(request: Request, error: Exception) -> Response:
-    """Return the answer to a request that ended with an error of ours."""
+async def as_problem(request: Request, error: Exception) -> Response:
+    """Return the answer to a request that ended with an error of ours.
+
+    A coroutine although it waits for nothing: a `def` handler would need a thread.
+    """
     assert isinstance(error, StormproofError)  # what it was registered for
     response = Response(problem_body(error), status_code=error.status)
     response.raw_headers.extend(problem_headers(error))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from stormproof._core.events import Events
+from stormproof._core.primitives import register
 from stormproof.errors import InvalidSetting
 
 from ._checked import checked_count, checked_seconds
@@ -113,6 +114,7 @@ class Adaptive:
             name=name,
             events=events,
         )
+        register("adaptive", self.limiter)
 
     @property
     def capacity(self) -> int:

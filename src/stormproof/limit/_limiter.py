@@ -8,6 +8,7 @@ from types import TracebackType
 
 from stormproof._core.deadline import current_deadline, remaining
 from stormproof._core.events import Events, SlotRefused
+from stormproof._core.primitives import register
 from stormproof.errors import StormproofError
 
 from . import _sentences
@@ -46,6 +47,7 @@ class Limiter:
     """
 
     __slots__ = (
+        "__weakref__",
         "_admitted",
         "_backstop",
         "_cancelled",
@@ -92,6 +94,7 @@ class Limiter:
         self._line = Line(None, math.inf)
         self._lines: dict[Hashable, Line] = {}
         self._loop: asyncio.AbstractEventLoop | None = None  # not None while somebody waits
+        register("limiter", self)
 
     @property
     def capacity(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Container
 from contextlib import nullcontext
+from typing import Protocol
 
 from stormproof._core.asgi import LIFECYCLE_KEY, Receive, Scope, Send
 from stormproof._core.events import StreamEnded, StreamOpened
@@ -21,7 +22,7 @@ async def deliver(
     """
     lifecycle: Lifecycle | None = scope.get(LIFECYCLE_KEY)
     if lifecycle is None:
-        await _run(Delivery(plan, receive, send), scope)
+        await run_reported(Delivery(plan, receive, send), scope)
         return
     opened_at = lifecycle.clock.now()
     lifecycle.events.emit(StreamOpened(plan.name))
@@ -30,7 +31,7 @@ async def deliver(
             place.leave.set()  # the drain may have asked the others already
         delivery = Delivery(plan, receive, send, place)
         try:
-            await _run(delivery, scope)
+            await run_reported(delivery, scope)
         finally:
             age = lifecycle.clock.now() - opened_at
             lifecycle.events.emit(StreamEnded(plan.name, delivery.reason, age))
@@ -45,14 +46,28 @@ async def answer_head(plan: Plan, send: Send) -> None:
         await close_sources(plan.name, plan.source)
 
 
-async def _run(delivery: Delivery, scope: Scope) -> None:
-    """Run `delivery`; a failure of a class that the app has a handler for is told in one line.
+class Running(Protocol):
+    """A response on its way, to be run once."""
+
+    @property
+    def has_started(self) -> bool:
+        """Whether its start was sent, so that no other answer can be given."""
+
+    async def run(self) -> None:
+        """Send until the end."""
+
+
+async def run_reported(running: Running, scope: Scope) -> None:
+    """Run it; a failure of a class that the app has a handler for is told in one line.
 
     Starlette would try to answer it, find the response under way, and raise a second exception.
+    When nothing was sent yet, the handler may answer.
     """
     try:
-        await delivery.run()
+        await running.run()
     except Exception as exc:
+        if not running.has_started:
+            raise
         handlers: Container[type] = scope.get("starlette.exception_handlers", [()])[0]
         if any(kind in handlers for kind in type(exc).__mro__):
             raise RuntimeError(f"the response was cut: {type(exc).__name__}: {exc}") from None

@@ -18,7 +18,7 @@ class UpstreamStatistics:
         hedges: Attempts beside a slow one.
         hedges_won: Of these, the ones whose answer was taken.
         extra_refused: Retries and hedges that the budget did not allow.
-        circuit: "closed", "open" or "half-open"; None without a circuit breaker.
+        circuit: "closed", "open", "half-open" or "ramping"; None without a circuit breaker.
     """
 
     in_flight: int

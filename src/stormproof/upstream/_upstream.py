@@ -97,11 +97,14 @@ class Upstream:
         self._client: Client | None = None
         self._counts = Counts()
         self._breaker = breaker
-        attempts = Attempts(
+        self._attempts = Attempts(
             self._counts, limit=limit, budget=budget, retry=retry, hedge=hedge, breaker=breaker
         )
         self._calls = Calls(
-            name, self._counts, attempts, load=f"calls in flight on {max_connections} connections"
+            name,
+            self._counts,
+            self._attempts,
+            load=f"calls in flight on {max_connections} connections",
         )
 
     @property
@@ -137,13 +140,16 @@ class Upstream:
         if self._yours is not None:
             self._client = self._yours
             return
-        self._client = self._built = await built_client(
+        self._built, is_told = await built_client(
             base_url=self._base_url,
             headers=self._headers,
             max_connections=self._max_connections,
             follow_redirects=self._follow_redirects,
             transport=self._transport,
+            on_connected=self._attempts.note_connection,
         )
+        self._attempts.is_told = is_told
+        self._client = self._built
 
     async def drain(self, until: float) -> Sequence[Loss]:
         """Do nothing: calls belong to the requests and tasks that made them."""
