@@ -258,7 +258,14 @@ def test_open_lets_nothing_through_and_half_open_one_at_a_time(steps: list[str |
 
 @pytest.mark.parametrize(
     "settings",
-    [{"failure_rate": 0}, {"failure_rate": 1.1}, {"min_calls": 0}, {"window": 0}, {"open_for": -1}, {"ramp": -1}],
+    [
+        {"failure_rate": 0},
+        {"failure_rate": 1.1},
+        {"min_calls": 0},
+        {"window": 0},
+        {"open_for": -1},
+        {"ramp": -1},
+    ],
 )
 def test_unusable_breaker_is_named(settings: dict[str, float]) -> None:
     with pytest.raises(InvalidSetting, match=next(iter(settings))):

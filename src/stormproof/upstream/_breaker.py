@@ -1,6 +1,5 @@
 """The circuit breaker: asks a failing upstream nothing for a while, then little, then all."""
 
-import math
 from collections.abc import Callable
 from enum import Enum
 
@@ -9,6 +8,7 @@ from stormproof._core.events import CircuitChanged, Events
 from stormproof.errors import CircuitOpen, InvalidSetting
 
 from ._recent import RecentCounts
+from ._seconds import check_seconds
 
 _FIRST_SHARE = 0.1
 
@@ -111,9 +111,8 @@ class CircuitBreaker:
             raise InvalidSetting(f"CircuitBreaker(failure_rate={failure_rate!r}) must be in (0, 1]")
         if min_calls < 1:
             raise InvalidSetting(f"CircuitBreaker(min_calls={min_calls!r}) must be 1 or more")
-        _check_seconds(window=window, open_for=open_for, late_after=late_after)
-        if not 0 <= ramp < math.inf:
-            raise InvalidSetting(f"CircuitBreaker(ramp={ramp!r}) must be finite seconds, 0 or more")
+        check_seconds("CircuitBreaker", window=window, open_for=open_for, late_after=late_after)
+        check_seconds("CircuitBreaker", or_zero=True, ramp=ramp)
         self._failure_rate = failure_rate
         self._min_calls = min_calls
         self._open_for = open_for
@@ -245,11 +244,3 @@ class CircuitBreaker:
             f"look at the upstream, and answer without it meanwhile",
             retry_after=max(0.0, left),
         )
-
-
-def _check_seconds(**arguments: float) -> None:
-    for name, seconds in arguments.items():
-        if not 0 < seconds < math.inf:
-            raise InvalidSetting(
-                f"CircuitBreaker({name}={seconds!r}) must be finite seconds above 0"
-            )
