@@ -3,6 +3,7 @@
 # ruff: noqa: PT012  # what must raise here is a whole block: a unit of work
 
 import asyncio
+import gc
 import random
 import time
 from pathlib import Path
@@ -134,6 +135,31 @@ async def test_what_was_acknowledged_is_stored_and_what_was_cut_is_not(url: str)
         assert acknowledged <= stored
         assert stored <= acknowledged | begun_commits
         assert len(acknowledged) >= 200
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+async def test_a_connect_cancelled_at_any_tick_leaves_no_error_that_nobody_waits_for(
+    url: str,
+) -> None:
+    """asyncpg's own first step left one, and the log told of it."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    async def work() -> None:
+        async with database.session() as session:
+            await session.execute(text("SELECT 1"))
+
+    database = Database(url, unready_after=None)
+    async with database:
+        for ticks in range(40):
+            await database.engine.dispose()
+            task = asyncio.create_task(work())
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait((task,))
+    gc.collect()
+    assert told == []
 
 
 async def test_a_cancelled_wait_for_the_writer_gives_its_place_back(tmp_path: Path) -> None:

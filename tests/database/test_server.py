@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from stormproof._core.deadline import Deadline, in_force
 from stormproof.database import Database
-from stormproof.errors import DatabaseUnavailable, DeadlineExceeded
+from stormproof.errors import CommitUnknown, DatabaseUnavailable, DeadlineExceeded
 
 from .model import Item, Model, names
 
@@ -44,6 +44,7 @@ class Relay:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_silent = False
+        self.cuts_answers = False
 
     @property
     def url(self) -> str:
@@ -69,15 +70,19 @@ class Relay:
         try:
             await asyncio.gather(
                 self._pipe(reader, server_writer),
-                self._pipe(server_reader, writer),
+                self._pipe(server_reader, writer, is_answer=True),
             )
         finally:
             self._writers -= {writer, server_writer}
             self._tasks.discard(task)
 
-    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pipe(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool = False
+    ) -> None:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
+                if is_answer and self.cuts_answers:
+                    break
                 if not self.is_silent:
                     writer.write(data)
         writer.close()
@@ -132,15 +137,33 @@ async def test_a_connection_that_dies_during_a_statement(
     assert await names(database) == []
 
 
-async def test_a_connection_that_dies_before_the_commit_says_that_it_is_unknown(
+async def test_a_connection_that_dies_before_the_commit_says_that_nothing_is_stored(
     database: Database, driver_url: str
 ) -> None:
-    with pytest.raises(DatabaseUnavailable, match="unknown"):
+    with pytest.raises(DatabaseUnavailable, match="before the COMMIT: nothing is stored") as caught:
         async with database.session() as session:
             session.add(Item(name="a"))
             await session.flush()
             await cut_all_connections(driver_url)
+    assert (type(caught.value), caught.value.retry_after) == (DatabaseUnavailable, 1)
     assert await names(database) == []
+
+
+async def test_a_commit_whose_answer_is_lost_says_that_it_is_unknown(relay: Relay) -> None:
+    """It is stored here, and nobody could know: to try again without a look would do it twice."""
+    database = Database(relay.url, pool_size=1, max_overflow=0, unready_after=None)
+    async with database:
+        async with database.engine.begin() as connection:
+            await connection.run_sync(Model.metadata.create_all)
+
+        with pytest.raises(CommitUnknown, match="unknown") as caught:
+            async with database.session() as session:
+                session.add(Item(name="a"))
+                await session.flush()
+                relay.cuts_answers = True
+        assert (caught.value.status, caught.value.retry_after) == (503, None)
+        relay.cuts_answers = False
+        assert await names(database) == ["a"]
 
 
 async def test_idle_connections_that_died_are_replaced_unseen(

@@ -21,6 +21,7 @@ from stormproof._core.deadline import Deadline, in_force
 from stormproof.database import Database, SyncSession
 from stormproof.errors import (
     CommitFailed,
+    ConstraintFailed,
     DeadlineExceeded,
     NotStarted,
     PoolTimeout,
@@ -70,7 +71,7 @@ async def test_a_unit_without_work_takes_no_connection(database: Database) -> No
 
 async def test_a_constraint_that_fails_at_the_commit_is_an_error(database: Database) -> None:
     for _ in range(3):
-        with pytest.raises(CommitFailed, match="nothing of this unit of work is stored"):
+        with pytest.raises(ConstraintFailed, match="nothing of this unit of work is stored"):
             async with database.sync_session() as session:
                 session.add(Tag(item_id=99))
                 await in_thread(session.flush)
@@ -295,7 +296,7 @@ async def test_an_endpoint_and_its_dependencies_share_one_committed_session(
     assert (await client.post("/items?name=teapot")).status_code == 418
     assert (await client.post("/items?name=a")).status_code == 500
     answer = await client.post("/tags")
-    assert (answer.status_code, answer.json()["code"]) == (500, "SP402")
+    assert (answer.status_code, answer.json()["code"]) == (409, "SP409")
     assert await names(client.database) == ["a"]  # type: ignore[attr-defined]
 
 

@@ -15,6 +15,7 @@ from stormproof._core.lifecycle import Lifecycle
 from stormproof.database import Database
 from stormproof.errors import (
     CommitFailed,
+    ConstraintFailed,
     DeadlineExceeded,
     NotStarted,
     SessionClosed,
@@ -96,12 +97,13 @@ async def test_a_constraint_that_fails_at_the_commit_is_an_error(
 ) -> None:
     seen: list[events.Event] = []
     lifecycle.events.subscribe(seen.append)
-    with pytest.raises(CommitFailed) as caught:
+    with pytest.raises(ConstraintFailed) as caught:
         async with database.session() as session:
             session.add(Item(name="a"))
             session.add(Tag(item_id=99))
             await session.flush()
     assert "nothing of this unit of work is stored" in str(caught.value)
+    assert caught.value.status == 409
     assert isinstance(caught.value.__cause__, IntegrityError)
     assert [type(one) for one in seen] == [events.CommitFailed]
     assert await names(database) == []

@@ -38,7 +38,7 @@ async def check_success_means_stored(service: Service) -> None:
     refused = await service.create("nut", quantity=7)
     names = await service.item_names()
     assert refused.status != 201 or "nut" in names, "answered 201, but the row is not stored"
-    assert (refused.status, json.loads(refused.body)["code"]) == (500, "SP402")
+    assert (refused.status, json.loads(refused.body)["code"]) == (409, "SP409")
     assert names == ["bolt"]
 
 
@@ -50,7 +50,7 @@ async def test_seed_answers_201_for_a_row_whose_commit_fails(refusing_url: str) 
 
 
 @pytest.mark.parametrize("ours", [OURS, DEMO])
-async def test_commit_that_fails_is_answered_with_500(ours: str, refusing_url: str) -> None:
+async def test_commit_that_fails_is_answered_with_409(ours: str, refusing_url: str) -> None:
     """The COMMIT comes before the first byte of the answer."""
     async with loaded(ours, refusing_url) as service:
         await check_success_means_stored(service)

@@ -166,9 +166,9 @@ async def test_a_thousand_requests_of_which_a_fifth_cannot_be_committed(refusing
                 if answer.status == 201:
                     acknowledged.add(f"n{number:04}")
                 if not good:
-                    assert (answer.status, json.loads(answer.body)["code"]) == (500, "SP402")
+                    assert (answer.status, json.loads(answer.body)["code"]) == (409, "SP409")
 
         await asyncio.gather(*(client() for _ in range(5)))
         assert set(await service.item_names()) == acknowledged
-        assert set(statuses) == {201, 500}
-        assert 100 < statuses[500] < 300
+        assert set(statuses) == {201, 409}
+        assert 100 < statuses[409] < 300

@@ -6,6 +6,7 @@ import asyncpg
 import pytest
 
 from tests.harness import fresh_database, running_postgres
+from tests.harness.postgres import SpareDatabases
 
 
 async def connect(url: str) -> asyncpg.Connection:
@@ -31,6 +32,26 @@ async def test_each_database_is_empty_and_dropped_under_open_connections(postgre
     with pytest.raises(asyncpg.InvalidCatalogNameError):
         await connect(first)
     left_open.terminate()
+
+
+async def test_a_database_is_empty_again_before_it_is_lent_again(postgres_url: str) -> None:
+    databases = SpareDatabases(postgres_url)
+    async with databases.lent() as first:
+        left_open = await connect(first)
+        await left_open.execute("CREATE TABLE t (id int)")
+        await left_open.execute(f"ALTER DATABASE {first.rpartition('/')[2]} SET lock_timeout = 1")
+    async with databases.lent() as second:
+        assert second == first
+        connection = await connect(second)
+        assert await connection.fetchval("SELECT to_regclass('t')") is None
+        assert await connection.fetchval("SHOW lock_timeout") == "0"
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        assert await connection.fetchval(others) == 1
+        await connection.close()
+    left_open.terminate()
+    await databases.drop()
+    with pytest.raises(asyncpg.InvalidCatalogNameError):
+        await connect(first)
 
 
 def test_without_postgres_a_test_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,11 +100,40 @@ class RateRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RateStoreLost(Event):
+    """The store of the rate limit `name` did not answer; what follows is in `on_store_down`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateStoreRegained(Event):
+    """The store of the rate limit `name` answers again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolWaitExpired(Event):
     """No database connection came free within `waited` seconds."""
 
     waited: float
     pool_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSkipped(Event):
+    """Reads do not go to the replica at `place` any more, because it is down or too far behind."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRegained(Event):
+    """Reads go to the replica at `place` again."""
+
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +224,37 @@ class StreamOpened(Event):
 class StreamEnded(Event):
     """A stream ended.
 
-    `reason` is "finished", "left", "drain", "failed", "stalled" or "deadline"; `age` in seconds.
+    `reason` is "finished", "left", "drain", "failed", "stalled", "idle" or "deadline", of a hub's
+    stream also "age" or "expired"; `age` in seconds.
     """
 
     name: str
     reason: str
     age: float
+
+
+@dataclass(frozen=True, slots=True)
+class EventsDropped(Event):
+    """A subscriber was behind, so `dropped` events were dropped for it; it was told so."""
+
+    name: str
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class BusLost(Event):
+    """A hub cannot read its bus; it tries on, and subscribers stay."""
+
+    hub: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class BusRegained(Event):
+    """A hub reads its bus again, `seconds` after it was lost."""
+
+    hub: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

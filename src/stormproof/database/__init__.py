@@ -16,6 +16,7 @@ from ._database import Database as Database  # noqa: E402
 from ._ledger import Holder as Holder  # noqa: E402
 from ._ledger import UseTime as UseTime  # noqa: E402
 from ._pool import PoolStatistics as PoolStatistics  # noqa: E402
+from ._replica_statistics import ReplicaStatistics as ReplicaStatistics  # noqa: E402
 from ._rolled_back import rolled_back as rolled_back  # noqa: E402
 from ._session import DatabaseSession as DatabaseSession  # noqa: E402
 from ._stream import RowStream as RowStream  # noqa: E402
@@ -26,6 +27,7 @@ __all__ = (
     "DatabaseSession",
     "Holder",
     "PoolStatistics",
+    "ReplicaStatistics",
     "RowStream",
     "SyncSession",
     "UseTime",

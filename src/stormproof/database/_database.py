@@ -1,7 +1,6 @@
 """The database of a service: an engine, its pool, and the units of work on it."""
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
@@ -10,16 +9,17 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stormproof import errors
-from stormproof._core.events import Events, PoolWaitExpired
+from stormproof._core.events import Event, Events
 from stormproof._core.lifecycle import InFlight, Lifecycle, Loss
 
 from ._access import Access
 from ._autocommit import AutocommitSession
-from ._engine import new_engine, read_only_options
-from ._faults import first_line
-from ._gate import Gate
+from ._engine import read_only_options
 from ._ledger import Holder, Ledger, UseTime
 from ._pool import GatedPool, PoolStatistics, urgent
+from ._pooling import Pooling
+from ._read_engine import new_read_engine
+from ._replicas import new_replicas
 from ._retry import Retries
 from ._session import DatabaseSession
 from ._settings import (
@@ -31,13 +31,11 @@ from ._settings import (
     parsed_url,
     place,
 )
+from ._start import connect
 from ._sync import SyncUnits
 from ._unit import UnitOfWork
+from ._waiting import Limits
 from ._watch import Watch
-
-_log = logging.getLogger("stormproof")
-
-_FIRST_PAUSE = 0.1
 
 
 class Database(Access):
@@ -68,6 +66,9 @@ class Database(Access):
         unready_after: Seconds without a connection to be had after which `/readyz` answers 503,
             until there is one again; at least about 1.5 s pass, for it is looked once a second.
             None: the service is ready without this database.
+        replicas: URLs of streaming standbys of this PostgreSQL, for `read_session`. Each has a pool
+            of its own, of this size, and one connection more for looks.
+        max_lag: Seconds a replica may be behind, else reads go elsewhere; None for any.
         engine_options: Further arguments of SQLAlchemy's `create_async_engine`.
         name: What messages and the drain's report call it.
 
@@ -89,13 +90,15 @@ class Database(Access):
         idle_in_transaction: float | None = 5.0,
         trace: bool = False,
         unready_after: float | None = 1.0,
+        replicas: Sequence[str] = (),
+        max_lag: float | None = 5.0,
         engine_options: Mapping[str, Any] | None = None,
         name: str = "database",
     ) -> None:
         check_pool(pool_size, max_overflow, max_wait)
         check_reserve(reserve, pool_size + max_overflow)
-        check_seconds("wait_for_start", wait_for_start or None)
-        check_seconds("idle_in_transaction", idle_in_transaction)
+        check_seconds(wait_for_start=wait_for_start or None)
+        check_seconds(idle_in_transaction=idle_in_transaction, max_lag=max_lag)
         check_unready_after(unready_after)
         options = checked_options(engine_options)
         self._url = parsed_url(url)
@@ -103,37 +106,32 @@ class Database(Access):
         self._place = place(self._url)
         self._pool_size = pool_size
         self._events = Events()
+        self._limits = Limits()
         self._unready_after = unready_after
         self._watch: Watch | None = None
         self._is_open = False
         self._wait_for_start = wait_for_start
         self._lifecycle: Lifecycle | None = None
         self._ledger = self._new_ledger(idle_in_transaction, trace=trace)
-        self._gate = self._new_gate(
-            pool_size + max_overflow,
-            max_wait,
-            f"the connections of {name!r}",
-            "hold sessions for less time, enlarge the pool, or limit requests earlier",
-            reserve=reserve,
-        )
-        self._writers = self._new_gate(
-            1,
-            max_wait,
-            f"the one writer of SQLite at {self._place}",
-            "write in shorter units of work, read with read_session(), or move to PostgreSQL",
-        )
         self._sync_options = {k: v for k, v in options.items() if k != "connect_args"}
         self._pre_ping = pre_ping
-        self._engine = new_engine(
-            self._url,
-            options,
-            pool_size=pool_size,
+        pooling = Pooling(
+            name=name,
+            size=pool_size,
             max_overflow=max_overflow,
+            max_wait=max_wait,
+            reserve=reserve,
             pre_ping=pre_ping,
-            gate=self._gate,
-            writers=self._writers,
+            options=options,
             ledger=self._ledger,
+            emit=self._emit,
         )
+        self._gate = pooling.new_gate()
+        self._writers = pooling.new_writers(self._place)
+        self._engine = self._read_engine = pooling.new_engine(self._url, self._gate, self._writers)
+        self._replicas = new_replicas(replicas, self._url, pooling, max_lag=max_lag)
+        if self._replicas is not None:
+            self._read_engine = new_read_engine(self._engine, self._replicas)
 
     def __repr__(self) -> str:
         return f"Database({self._url.render_as_string(hide_password=True)!r})"
@@ -165,8 +163,10 @@ class Database(Access):
         Raises:
             NotStarted: The database is not open.
             CommitFailed: The database refused the COMMIT; nothing was stored.
+            ConstraintFailed: It did because a constraint was broken (409); nothing was stored.
             DeadlineExceeded: The deadline had passed at the end; nothing was stored.
-            DatabaseUnavailable: The connection was lost; its message says if during the COMMIT.
+            DatabaseUnavailable: The connection was lost; nothing was stored.
+            CommitUnknown: It was lost during the COMMIT; the work may be stored.
         """
         return self._unit_of_work({})
 
@@ -175,8 +175,14 @@ class Database(Access):
 
         As `session`, but on SQLite it waits for no writer and holds none up. What it reads is
         one snapshot on SQLite; on PostgreSQL it is a READ ONLY transaction.
+
+        With `replicas` each transaction goes to one that answered the last look and is behind by
+        no more than `max_lag` seconds, the least busy one, else to the database itself. One that
+        cannot be connected to is skipped, and the caller knows nothing of it; one that is lost in
+        the middle of a statement raises DatabaseUnavailable, and is skipped until it answers.
+        What this process has just written may be missing: read that with `session`.
         """
-        return self._unit_of_work(read_only_options(self._url))
+        return self._unit_of_work(read_only_options(self._url), engine=self._read_engine)
 
     def autocommit(self) -> AbstractAsyncContextManager[DatabaseSession]:
         """Return a session for a handler that lives long, as a WebSocket: it holds no connection.
@@ -216,6 +222,7 @@ class Database(Access):
             waiting=self._gate.waiting + self._writers.waiting,
             overflow=max(0, opened.overflow()),
             timeouts=self._gate.timeouts + self._writers.timeouts,
+            replicas=() if self._replicas is None else self._replicas.statistics(),
         )
 
     def holders(self) -> tuple[Holder, ...]:
@@ -253,31 +260,11 @@ class Database(Access):
             )
 
     async def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        give_up_at, pause = loop.time() + self._wait_for_start, _FIRST_PAUSE
-        while True:
-            try:
-                return await self._connect_once()
-            except errors.DatabaseUnavailable as error:
-                left = give_up_at - loop.time()
-                if left <= 0:
-                    raise
-                _log.warning("%s: %s; trying again for %.1f s", self._name, error, left)
-                await asyncio.sleep(min(pause, left))
-                pause = min(pause * 2, 1.0)
-
-    async def _connect_once(self) -> None:
-        try:
-            async with self._engine.connect() as connection:
-                await connection.exec_driver_sql("SELECT 1")
-        except BaseException as error:
-            await self._engine.dispose()
-            if isinstance(error, errors.StormproofError) or not isinstance(error, Exception):
-                raise
-            raise errors.StartFailed(
-                f"the database at {self._place} does not work with these settings: "
-                f"{first_line(error)}; check the URL and engine_options"
-            ) from error
+        await connect(
+            self._engine, patience=self._wait_for_start, name=self._name, place=self._place
+        )
+        if self._replicas is not None:
+            await self._replicas.start()
         self._is_open = True
 
     async def drain(self, until: float) -> Sequence[Loss]:
@@ -290,7 +277,9 @@ class Database(Access):
         try:
             async with asyncio.timeout_at(until):
                 await self._end_watch()
-                await self._gate.emptied.wait()
+                await self._gate.emptied()
+                if self._replicas is not None:
+                    await self._replicas.emptied()
         except TimeoutError:
             now = loop.time()
             return [
@@ -303,7 +292,10 @@ class Database(Access):
         """Close idle connections now and those in use when they come back; twice is harmless."""
         self._is_open = False
         self._ledger.stop()
+        self._limits.stop()
         await self._end_watch()
+        if self._replicas is not None:
+            await self._replicas.close()
         await self._close_sync()
         await self._engine.dispose()
 
@@ -331,20 +323,51 @@ class Database(Access):
             await self._watch.stop()
 
     def _unit_of_work(
-        self, options: Mapping[str, Any], kind: type[DatabaseSession] = DatabaseSession
+        self,
+        options: Mapping[str, Any],
+        kind: type[DatabaseSession] = DatabaseSession,
+        engine: AsyncEngine | None = None,
     ) -> UnitOfWork:
-        return UnitOfWork(self._new_session(options, kind), self._events)
+        return UnitOfWork(self._new_session(options, kind, engine), self._events)
 
     def _new_session(
-        self, options: Mapping[str, Any], kind: type[DatabaseSession] = DatabaseSession
+        self,
+        options: Mapping[str, Any],
+        kind: type[DatabaseSession] = DatabaseSession,
+        engine: AsyncEngine | None = None,
     ) -> DatabaseSession:
         self._check_open()
         if self._joined is None:
-            return kind(self._engine, place=self._place, options=options, events=self._events)
+            bind = engine or self._engine
+            return kind(
+                bind,
+                place=self._place,
+                options=options,
+                events=self._events,
+                limits=self._limits,
+            )
         # In a test's transaction, which has begun: nothing can be set for it any more.
-        session = DatabaseSession(self._joined, place=self._place, options={}, events=self._events)
+        session = DatabaseSession(
+            self._joined,
+            place=self._place,
+            options={},
+            events=self._events,
+            limits=self._limits,
+        )
         session.sync_session.join_transaction_mode = "create_savepoint"
         return session
+
+    def _new_ledger(self, idle_limit: float | None, *, trace: bool) -> Ledger:
+        return Ledger(
+            name=self._name,
+            idle_limit=idle_limit,
+            trace=trace,
+            emit=self._emit,
+            is_in_flight=self._is_in_flight,
+        )
+
+    def _emit(self, happened: Event) -> None:
+        self._events.emit(happened)
 
     def _is_in_flight(self, request: InFlight) -> bool:
         return self._lifecycle is None or request in self._lifecycle.requests
@@ -366,27 +389,3 @@ class Database(Access):
                 f"{self._name!r} ({self._place}) is not open; pass it to install(), "
                 "or use it inside `async with database:`"
             )
-
-    def _new_ledger(self, idle_limit: float | None, *, trace: bool) -> Ledger:
-        return Ledger(
-            name=self._name,
-            idle_limit=idle_limit,
-            trace=trace,
-            emit=lambda happened: self._events.emit(happened),
-            is_in_flight=self._is_in_flight,
-        )
-
-    def _new_gate(
-        self, capacity: int, max_wait: float, what: str, advice: str, reserve: int = 0
-    ) -> Gate:
-        def expired(waited: float) -> None:
-            self._events.emit(PoolWaitExpired(waited, capacity))
-
-        return Gate(
-            capacity,
-            max_wait=max_wait,
-            what=what,
-            advice=advice,
-            on_timeout=expired,
-            reserve=reserve,
-        )

@@ -2,11 +2,13 @@
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, InterfaceError, PendingRollbackError
 
 from stormproof._core.deadline import remaining
 from stormproof.errors import (
     CommitFailed,
+    CommitUnknown,
+    ConstraintFailed,
     DatabaseUnavailable,
     DeadlineExceeded,
     StormproofError,
@@ -18,9 +20,14 @@ _LOST_CLASS = "08"
 _LOST_STATES = frozenset({"57P01", "57P02", "57P03", "53300"})
 # Serialization failure, deadlock: the same transaction, begun again, may succeed.
 _CONFLICTS = frozenset({"40001", "40P01"})
+_CONSTRAINT_CLASS = "23"
 _CANCELED = "57014"
 # Ours fires at most 0.1 s before the deadline (`_postgres.statement_timeout_ms`).
 _NEAR_THE_DEADLINE = 0.15
+
+
+class NotSent(ConnectionError):
+    """The connection had ended before the COMMIT was sent."""
 
 
 def is_connection_lost(error: BaseException) -> bool:
@@ -47,6 +54,15 @@ def is_busy(error: BaseException | None) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
+def is_constraint(error: BaseException) -> bool:
+    """Whether the database refused what breaks a constraint; done again, it breaks it again."""
+    if not isinstance(error, DBAPIError):
+        return False
+    code: int = getattr(error.orig, "sqlite_errorcode", 0)
+    is_sqlites = code & 0xFF == sqlite3.SQLITE_CONSTRAINT
+    return _state(error).startswith(_CONSTRAINT_CLASS) or is_sqlites
+
+
 def is_cut_by_deadline(error: BaseException) -> bool:
     """Whether the server cut a statement because our deadline is about to pass."""
     if not isinstance(error, DBAPIError) or _state(error) != _CANCELED:
@@ -69,10 +85,22 @@ def conflict(place: str, error: BaseException) -> TransactionConflict:
     )
 
 
-def commit_refused(place: str, error: Exception) -> Exception:
-    """Return the error for a COMMIT that raised `error`: what is known about the work."""
+def commit_refused(place: str, error: Exception, *, only_reads: bool = False) -> Exception:
+    """Return the error for a COMMIT that raised `error`: what is known about the work.
+
+    An error that the server sends as its answer comes from before the commit. A connection that
+    ends in place of the answer may have ended after it, also when the server said goodbye.
+    """
+    # InterfaceError: asyncpg refuses to use a connection that it has seen end.
+    if isinstance(error, NotSent | InterfaceError) and is_connection_lost(error):
+        return unavailable(place, error, "before the COMMIT: nothing is stored")
+    if only_reads and is_connection_lost(error):
+        return unavailable(place, error, "at the end of a unit of work that only read")
     if is_connection_lost(error) or isinstance(error, TimeoutError):
-        return unavailable(place, error, "during the COMMIT: whether the work is stored is unknown")
+        return CommitUnknown(
+            f"the connection to the database at {place} was lost during the COMMIT: whether the "
+            f"work is stored is unknown ({first_line(error)}); look for it before doing it again"
+        )
     if is_conflict(error):
         return conflict(place, error)
     if is_cut_by_deadline(error):
@@ -80,9 +108,8 @@ def commit_refused(place: str, error: Exception) -> Exception:
     cause = first_line(error)
     if isinstance(error, PendingRollbackError):
         cause = "an earlier statement in it failed or was cut, and the block went on"
-    return CommitFailed(
-        f"the COMMIT on {place} failed, nothing of this unit of work is stored: {cause}"
-    )
+    kind = ConstraintFailed if is_constraint(error) else CommitFailed
+    return kind(f"the COMMIT on {place} failed, nothing of this unit of work is stored: {cause}")
 
 
 def unavailable(

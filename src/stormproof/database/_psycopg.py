@@ -1,13 +1,15 @@
 """Psycopg: connections whose cancelled statement ends soon, also on a network gone silent."""
 
 import asyncio
+import select
 from contextlib import suppress
 from typing import Any
 
-from psycopg import AsyncConnection, BaseConnection, Error
+from psycopg import AsyncConnection, BaseConnection, Error, OperationalError
 from psycopg.errors import InFailedSqlTransaction
 from psycopg.pq import TransactionStatus
 
+from ._faults import NotSent
 from ._waiting import sever
 
 _CANCEL_EVERY = 0.05
@@ -43,8 +45,10 @@ class CuttableConnection(AsyncConnection[Any]):
         """As psycopg's, but a COMMIT that rolled back raises.
 
         Raises:
+            NotSent: The connection had ended before.
             InFailedSqlTransaction: An earlier statement had failed; see `refuse_failed`.
         """
+        refuse_ended(self)
         has_failed = self.pgconn.transaction_status == TransactionStatus.INERROR
         await super().commit()
         if has_failed:
@@ -68,6 +72,19 @@ class CuttableConnection(AsyncConnection[Any]):
                 await self.cancel_safe(timeout=_CANCEL_LIMIT)
             await asyncio.sleep(_CANCEL_EVERY)
         sever(self.fileno())
+
+
+def refuse_ended(connection: BaseConnection[Any]) -> None:
+    """Raise NotSent when the server has ended the connection; it is not asked, only listened to."""
+    if connection.closed:
+        raise NotSent("the connection is closed")
+    arrived = select.poll()
+    arrived.register(connection.fileno(), select.POLLIN)
+    try:
+        while arrived.poll(0):
+            connection.pgconn.consume_input()
+    except OperationalError as error:
+        raise NotSent(str(error)) from error
 
 
 def refuse_failed(connection: BaseConnection[Any]) -> None:

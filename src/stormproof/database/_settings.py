@@ -1,7 +1,7 @@
 """The settings of a database: what the constructor accepts, checked before any I/O."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import URL, make_url
@@ -68,6 +68,27 @@ def _checked_sqlite(url: URL) -> URL:
     return url
 
 
+def replica_urls(texts: Sequence[str], primary: URL) -> list[URL]:
+    """Return the URLs of replicas; raises InvalidSetting for what can be none of `primary`."""
+    if not texts:
+        return []
+    if isinstance(texts, str):
+        raise InvalidSetting("replicas is one string; give a list of URLs")
+    if primary.get_backend_name() == "sqlite":
+        raise InvalidSetting(
+            "replicas are given, but a SQLite database is one file and has none; "
+            "leave them out: read_session() waits for no writer there"
+        )
+    urls = [parsed_url(text) for text in texts]
+    for url in urls:
+        if url.drivername != primary.drivername:
+            raise InvalidSetting(
+                f"the replica {place(url)} has the driver {url.drivername!r} and the database "
+                f"{primary.drivername!r}; give all URLs the same scheme"
+            )
+    return urls
+
+
 def _with_ssl(url: URL) -> URL:
     """Rename libpq's `sslmode`, which hosting platforms put into URLs, to asyncpg's `ssl`."""
     mode = url.query.get("sslmode")
@@ -104,10 +125,11 @@ def check_reserve(reserve: int, capacity: int) -> None:
         )
 
 
-def check_seconds(name: str, seconds: float | None) -> None:
+def check_seconds(**arguments: float | None) -> None:
     """Raise InvalidSetting for what is no time above 0 (None: never)."""
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise InvalidSetting(f"{name} is {seconds}; give a number of seconds above 0, or None")
+    for name, seconds in arguments.items():
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise InvalidSetting(f"{name} is {seconds}; give a number of seconds above 0, or None")
 
 
 def check_unready_after(seconds: float | None) -> None:

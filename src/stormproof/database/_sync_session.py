@@ -119,8 +119,8 @@ class SyncSession(Session):
         Raises:
             CommitFailed: The database refused the COMMIT; nothing is stored.
             DeadlineExceeded: The deadline had passed; nothing is stored.
-            DatabaseUnavailable: The connection was lost, or the COMMIT was not answered in time;
-                whether the work is stored is unknown.
+            DatabaseUnavailable: The connection was lost before the COMMIT; nothing is stored.
+            CommitUnknown: It was lost during it, or the COMMIT was not answered in time.
         """
         with self._turn():
             self.flush()
@@ -183,10 +183,11 @@ class SyncSession(Session):
         self._lock.release()
 
     def _refuse_failed(self) -> None:
-        """Raise where PostgreSQL would answer the COMMIT with a rollback and without an error."""
+        """Raise where the COMMIT would not arrive, or be answered with a rollback and no error."""
         if self.in_transaction() and not isinstance(self._driver, sqlite3.Connection):
-            from ._psycopg import refuse_failed
+            from ._psycopg import refuse_ended, refuse_failed
 
+            refuse_ended(self._driver)
             refuse_failed(self._driver)
 
     def _cut_until_free(self) -> None:

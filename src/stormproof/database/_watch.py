@@ -1,20 +1,19 @@
 """The watch: tells the lifecycle while no connection can be had, and when one can again."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
 from stormproof._core.lifecycle import Lifecycle
 
 from ._gate import Gate
+from ._probe import NoAnswer, Probe
 
 _log = logging.getLogger("stormproof")
 
 _LOOK_EVERY = 1.0
 _LOOK_AGAIN = 0.5
 """Seconds to the next look while something is wrong."""
-_PROBE_LIMIT = 1.0
 _AT_LEAST = 2
 """Looks in a row that must find nothing: after a stalled loop one alone may be late, not wrong."""
 
@@ -44,25 +43,18 @@ class Watch:
         lifecycle: Lifecycle,
     ) -> None:
         self._gate = gate
-        self._ask = ask
+        self._probe = Probe(ask)
         self._name = name
         self._unready_after = unready_after
         self._lifecycle = lifecycle
-        self._probe: asyncio.Future[None] | None = None
         self._came_back: int | None = None
         self._watching = asyncio.create_task(self._watch(), name=f"watch of {name}")
 
     async def stop(self) -> None:
-        """Stop looking, and wait for the look under way to be given up; twice is harmless.
-
-        Waits as long as the driver takes to give up a connection (2 s with a silent network).
-        """
+        """Stop looking, and wait for the look under way to be given up; twice is harmless."""
         self._watching.cancel()
         await asyncio.wait((self._watching,))
-        if self._probe is not None:
-            self._probe.cancel()
-            await asyncio.wait((self._probe,))
-            _retrieve(self._probe)
+        await self._probe.stop()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -80,9 +72,7 @@ class Watch:
 
     async def _look(self) -> str | None:
         """Return why no connection can be had, in words that anybody may read; None: one can."""
-        if self._probe is not None and not self._probe.done():
-            return "the server does not answer"
-        if self._gate.in_use >= self._gate.capacity:
+        if not self._probe.is_pending and self._gate.in_use >= self._gate.capacity:
             return self._look_at_full_pool()
         self._came_back = None
         return await self._look_at_server()
@@ -94,18 +84,14 @@ class Watch:
         return f"none of {self._gate.capacity} connections comes free"
 
     async def _look_at_server(self) -> str | None:
-        probe = self._probe = asyncio.ensure_future(self._ask())
-        done, _ = await asyncio.wait((probe,), timeout=_PROBE_LIMIT)
-        if not done:
-            # Not awaited here: the driver takes its time to give up a silent connection.
-            probe.cancel()
-            probe.add_done_callback(_retrieve)
-            return f"the server does not answer within {_PROBE_LIMIT:g} s"
-        if probe.cancelled():
-            return "the probe was cancelled"
-        error = probe.exception()
-        # Its type alone: an error's text may hold addresses, and anybody may ask /readyz.
-        return None if error is None else f"no connection: {type(error).__name__}"
+        try:
+            await self._probe.answer()
+        except NoAnswer as silence:
+            return str(silence)
+        except Exception as error:
+            # Its type alone: an error's text may hold addresses, and anybody may ask /readyz.
+            return f"no connection: {type(error).__name__}"
+        return None
 
     def _tell_unready(self, why: str) -> None:
         if self._name not in self._lifecycle.unready:
@@ -116,8 +102,3 @@ class Watch:
         if self._name in self._lifecycle.unready:
             _log.warning("%s: a connection can be had again", self._name)
         self._lifecycle.declare_ready(self._name)
-
-
-def _retrieve(probe: "asyncio.Future[None]") -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        probe.exception()

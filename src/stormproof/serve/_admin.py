@@ -173,10 +173,12 @@ def _answer(path: str, snapshots: Snapshots) -> _Answer:
             return _health(ready(snapshots(with_open=False)))
         case "/metrics":
             return 200, _PROMETHEUS, metrics(snapshots(with_open=False))
+        case "/primitives":
+            return 200, _JSON, json.dumps(counts(snapshots(with_open=False)), indent=2) + "\n"
         case "/drain":
             report = rehearsal(snapshots(with_open=True))
             return 200, _JSON, json.dumps(report, indent=2) + "\n"
-    paths = ["/livez", "/readyz", "/metrics", "/drain"]
+    paths = ["/livez", "/readyz", "/metrics", "/primitives", "/drain"]
     return 404, _JSON, json.dumps({"detail": f"no {path} here", "paths": paths})
 
 
@@ -206,6 +208,16 @@ def ready(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
     answer = {"status": status, "ready": count, "phases": [worker.phase for worker in workers]}
     reasons = sorted({reason for worker in workers for reason in worker.unready})
     return {**answer, "reasons": reasons} if reasons else answer
+
+
+def counts(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
+    """Return the limits, pools and quotas of each worker, with their counts."""
+    return {
+        "workers": [
+            {"pid": worker.pid, "primitives": [asdict(one) for one in worker.primitives]}
+            for worker in _present(workers)
+        ]
+    }
 
 
 def rehearsal(workers: Sequence[WorkerSnapshot]) -> dict[str, Any]:
