@@ -5,10 +5,12 @@ from enum import Enum
 
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.events import CircuitChanged, Events
+from stormproof._core.primitives import register
 from stormproof.errors import CircuitOpen, InvalidSetting
 
 from ._recent import RecentCounts
 from ._seconds import check_seconds
+from ._statistics import BreakerStatistics
 
 _FIRST_SHARE = 0.1
 
@@ -130,6 +132,12 @@ class CircuitBreaker:
         self._refused = 0
         self._reason = ""
         self._recent = RecentCounts(window=window, clock=clock)  # ended, and of these failed
+        register("breaker", self)
+
+    @property
+    def name(self) -> str:
+        """What errors and events call it."""
+        return self._name
 
     @property
     def circuit(self) -> Circuit:
@@ -143,6 +151,16 @@ class CircuitBreaker:
     def refused(self) -> int:
         """How many attempts it has not let through."""
         return self._refused
+
+    def statistics(self) -> BreakerStatistics:
+        """Return the counts of this moment."""
+        return BreakerStatistics(
+            circuit=self.circuit.value,
+            in_flight=self._in_flight,
+            refused=self._refused,
+            ended=self._recent.first,
+            failed=self._recent.second,
+        )
 
     @property
     def would_permit(self) -> bool:

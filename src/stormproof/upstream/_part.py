@@ -8,6 +8,7 @@ import httpx2
 
 from stormproof._core.deadline import bounded
 from stormproof._core.lifecycle import Lifecycle, Loss
+from stormproof._core.primitives import register
 from stormproof.errors import InvalidSetting, NotStarted
 
 from ._attempts import Attempts
@@ -79,6 +80,7 @@ class UpstreamPart:
             attempts,
             load=f"calls in flight on {max_connections} connections",
         )
+        register("upstream", self)
 
     @property
     def name(self) -> str:
