@@ -236,7 +236,7 @@ class UpstreamTimeout(StormproofError, TimeoutError):
 
 
 class CircuitOpen(StormproofError):
-    """The circuit breaker of an upstream is open: most calls before this one had failed."""
+    """The circuit breaker of an upstream kept the call back: most calls before had failed."""
 
     code, status, title = "SP503", 503, "Circuit breaker open"
 
