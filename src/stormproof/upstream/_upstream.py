@@ -9,6 +9,7 @@ import httpx2
 
 from stormproof._core.deadline import bounded
 from stormproof._core.lifecycle import Lifecycle, Loss
+from stormproof._core.primitives import register
 from stormproof.errors import InvalidSetting, NotStarted, StormproofError
 
 from ._attempts import Attempts, Limit
@@ -106,6 +107,7 @@ class Upstream:
             self._attempts,
             load=f"calls in flight on {max_connections} connections",
         )
+        register("upstream", self)
 
     @property
     def name(self) -> str:
