@@ -177,8 +177,8 @@ class PostgresBus(StoreBus[Link]):
     async def _move(self) -> None:
         link = self._reading
         [[is_done]] = await link.fetch(self._sql.move, link.process, *self._trimming)
-        # Else somebody is at it, who may have begun too early for what we were told of, and who
-        # wakes us at his end.
+        # Else there is more; or somebody is at it, who may have begun too early for what we were
+        # told of, and who wakes us at his end.
         self._has_outbox = self._has_outbox or not is_done
 
     async def _look(
@@ -196,8 +196,7 @@ class PostgresBus(StoreBus[Link]):
         entries = batch.send()
         if not entries:
             return Position("", 0)
-        [row] = await link.fetch(
-            self._sql.write,
+        arguments = (
             self._publisher,
             batch.number,
             link.process,
@@ -207,7 +206,10 @@ class PostgresBus(StoreBus[Link]):
             [entry.event for entry in entries],
             [entry.key for entry in entries],
         )
-        return Position(row["epoch"], row["last"])
+        while True:  # ends: each turn moves a part of the outbox, and `timeout` is around it
+            [row] = await link.fetch(self._sql.write, *arguments)
+            if row["last"] is not None:
+                return Position(row["epoch"], row["last"])
 
     def _refused(self, error: Exception) -> BusUnusable:
         way_out = "the server refuses"
