@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import random
+import socket
 import time
 from typing import Any
 
@@ -156,30 +157,30 @@ async def test_websocket_has_the_same_events_and_resumes() -> None:
     hub = Hub()
     async with hub, serving(app_of(hub)) as port:
         url = f"ws://127.0.0.1:{port}/ws"
-        async with websockets.connect(url) as socket:
-            opening = json.loads(await socket.recv())
+        async with websockets.connect(url) as client:
+            opening = json.loads(await client.recv())
             assert opening["id"] == hub.statistics().position
             position = await hub.publish("t", {"n": 1}, event="created")
-            await socket.send("nobody listens")
-            event = json.loads(await socket.recv())
+            await client.send("nobody listens")
+            event = json.loads(await client.recv())
             assert event == {"id": str(position), "event": "created", "data": '{"n":1}'}
         await until(lambda: hub.statistics().subscribers == 0)
         await hub.publish("t", "missed")
-        async with websockets.connect(f"{url}?last_event_id={position}") as socket:
-            await socket.recv()
-            assert json.loads(await socket.recv())["data"] == "missed"
+        async with websockets.connect(f"{url}?last_event_id={position}") as client:
+            await client.recv()
+            assert json.loads(await client.recv())["data"] == "missed"
 
 
 async def test_websocket_ends_with_a_code() -> None:
     hub = Hub(max_subscribers=1)
     app = app_of(hub, expires_at=time.time() - 1)
     async with hub, serving(app) as port:
-        async with websockets.connect(f"ws://127.0.0.1:{port}/ws") as socket:
-            texts = [json.loads(await socket.recv()) for _ in range(2)]
+        async with websockets.connect(f"ws://127.0.0.1:{port}/ws") as client:
+            texts = [json.loads(await client.recv()) for _ in range(2)]
             with pytest.raises(websockets.ConnectionClosedError):
-                await socket.recv()
+                await client.recv()
         assert [text.get("event") for text in texts] == [None, "expired"]
-        assert socket.close_code == 1008
+        assert client.close_code == 1008
 
 
 async def test_installed_hub_drains_its_streams() -> None:
@@ -242,3 +243,30 @@ async def test_stalled_reader_that_resets_is_noticed() -> None:
             connection.abort()
             await until(lambda: seen)
     assert seen == ["left"]
+
+
+async def test_stalled_reader_costs_little_before_the_policy_acts(http: str) -> None:
+    """By default the kernel alone takes 4 MB; the policy is to close, and the line is reset."""
+    lifecycle, hub = Lifecycle(), Hub(policy="close")
+    with reasons(lifecycle) as seen:
+        server = serving(WithLifecycle(app_of(hub), lifecycle), http=http)
+        async with hub, server as port, Stream(port, "/events") as stream:
+            await stream.next_event()
+            published = 0
+            while not seen:
+                await hub.publish("t", "x" * 1000)
+                published += 1000
+                await asyncio.sleep(0)
+            assert await stream.finish() == "reset"
+    assert seen == ["stalled"]
+    assert published <= 512 * 1024  # 170 kB with the buffers of an idle machine
+
+
+async def test_peer_that_vanishes_is_given_up_as_soon_as_one_that_stalls() -> None:
+    hub = Hub(send_timeout=7.0)
+    async with hub, serving(app_of(hub)) as port, Stream(port, "/events") as stream:
+        await stream.next_event()
+        gc.collect()  # what earlier tests have left in cycles
+        (cycle,) = (one for one in gc.get_objects() if isinstance(one, RequestResponseCycle))
+        line: Any = cycle.transport.get_extra_info("socket")
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000

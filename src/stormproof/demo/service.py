@@ -7,11 +7,11 @@ memory.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, HTTPException, Query
 from fastapi.responses import Response
@@ -26,7 +26,6 @@ from stormproof.demo.mail import send_mail
 from stormproof.demo.neighbours import Neighbours
 
 COLUMNS = ("id", "name", "quantity")
-PAGE_ROWS = 500
 EVENT_INTERVAL = 0.1
 
 
@@ -46,6 +45,7 @@ neighbours = Neighbours.from_environment()
 upstream = stormproof.Upstream(timeout=5.0)
 tasks = stormproof.Tasks()
 hub = hub_from_environment()
+jobs = stormproof.Jobs(database)
 query_limit = stormproof.Limiter(10, name="query")
 
 app = FastAPI(title="stormproof demo", lifespan=lifespan)
@@ -56,6 +56,7 @@ stormproof.install(
     upstream,
     hub,
     tasks,
+    jobs,
     admission=stormproof.Admission(
         rules=[stormproof.AdmissionRule(prefix="/query", limiter=query_limit)]
     ),
@@ -118,12 +119,16 @@ async def get_item(id: ItemId, session: ReadSession) -> ItemOut:
     return ItemOut.model_validate(item)
 
 
+@jobs.task(retries=10, timeout=10.0)
+async def send_hello(email: str) -> None:
+    """Send one mail; when the server dies in the middle, the next one sends it."""
+    await send_mail(neighbours.smtp_url, to=email, subject="Hello", body="Hello from stormproof.")
+
+
 @app.post("/send-email")
-async def send_email(email: Email) -> dict[str, str]:
-    """Accept a mail: from here on a supervised task has it, and a drain waits for that."""
-    tasks.spawn(
-        send_mail, neighbours.smtp_url, to=email, subject="Hello", body="Hello from stormproof."
-    )
+async def send_email(email: Email, session: Session) -> dict[str, str]:
+    """Accept a mail: it is a row by the time of the answer, and sent whatever happens."""
+    await send_hello.enqueue(session, email)
     return {"status": "queued"}
 
 
@@ -145,9 +150,9 @@ async def stream(n: Annotated[int | None, Query(ge=0)] = None) -> Response:
 @app.get("/export")
 async def export(accept: Annotated[str, Header()] = "*/*") -> Response:
     """Stream all items as NDJSON, or as CSV where `Accept` asks for text/csv."""
-    if "text/csv" in accept:
-        return stormproof.RowsResponse(_pages(), format="csv", columns=COLUMNS)
-    return stormproof.RowsResponse(_pages(), format="ndjson", columns=COLUMNS)
+    items = database.stream(select(Item.id, Item.name, Item.quantity).order_by(Item.id))
+    format: Literal["csv", "ndjson"] = "csv" if "text/csv" in accept else "ndjson"
+    return stormproof.RowsResponse(items, format=format, columns=COLUMNS)
 
 
 @app.get("/aggregate")
@@ -192,16 +197,3 @@ async def _count(n: int | None) -> AsyncIterator[str]:
         yield str(number)
         number += 1
         await asyncio.sleep(EVENT_INTERVAL)
-
-
-async def _pages() -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-    """Yield the items page by page; between two pages no connection is held."""
-    last_id = 0
-    while True:
-        rows = select(Item.id, Item.name, Item.quantity).where(Item.id > last_id)
-        async with database.read_session() as session:
-            page = (await session.execute(rows.order_by(Item.id).limit(PAGE_ROWS))).mappings().all()
-        if not page:
-            return
-        yield [dict(row) for row in page]
-        last_id = page[-1]["id"]

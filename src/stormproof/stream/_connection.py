@@ -10,6 +10,7 @@ from typing import Any
 
 from stormproof._core.asgi import Message, Receive, Send
 
+from ._line import drop, hold_short
 from ._wire import Wire
 
 _log = logging.getLogger("stormproof")
@@ -126,6 +127,11 @@ class Connection:
 
     # What the owner calls -------------------------------------------------------------------
 
+    async def begin(self, start: Message) -> None:
+        """Send the message that begins the response; raises as `write`."""
+        hold_short(self._receive, silence=self._send_timeout)
+        await self._bounded(lambda: self._send(start))
+
     async def until_woken(self) -> bool:
         """Wait until somebody wakes the owner; False when the client has left.
 
@@ -186,6 +192,10 @@ class Connection:
                 await self.write_message(message)
         except Exception as exc:
             _log.debug("the last words of a stream that failed: %r", exc)
+
+    def reset(self) -> None:
+        """Drop the connection itself, where the server lets us: its reader takes nothing."""
+        drop(self._receive)
 
     def close(self) -> None:
         """Drop a send that a push has begun, and what leads back here."""

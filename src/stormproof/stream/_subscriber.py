@@ -154,6 +154,7 @@ class Subscriber:
         except Stalled:
             self.reason = "stalled"
             _log.warning("%s: the reader is too slow and is dropped", self._terms.name)
+            self._connection.reset()
         except Exception as exc:
             self.reason = "failed"
             _log.error("%s failed and is cut: %s: %s", self._terms.name, type(exc).__name__, exc)
@@ -168,7 +169,7 @@ class Subscriber:
             self._connection.close()
 
     async def _live(self) -> str:
-        await self._connection.write_message(self._terms.start)
+        await self._connection.begin(self._terms.start)
         self._heed_deadline()
         self._feed.wheel.add(self, self.on_time(self._connection.sent_at))
         await self._catch_up(await self._open())
