@@ -12,11 +12,13 @@ import pytest
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
+import stormproof
 from stormproof._core.lifecycle import Lifecycle
 from stormproof.errors import InvalidSetting, StormproofError
 from stormproof.fastapi._problems import as_problem
 from stormproof.stream import Exports
 from stormproof.stream._ranges import asked_range
+from tests.faults.in_process import serving as serving_app
 from tests.harness import Stream, request, until
 
 from .asgi import Server, scope
@@ -319,6 +321,31 @@ async def test_drain_gives_up_what_nobody_reads_and_loses_nothing() -> None:
         await exports.close()
         answer = await request(port, "GET", "/a")
         assert (answer.status, json.loads(answer.body)["code"]) == (500, "SP106")
+
+
+async def test_shutdown_finishes_what_is_read_and_gives_up_what_is_not() -> None:
+    read, unread = Source(), Source()
+    read.pause_at = unread.pause_at = 2_000
+    exports = Exports()
+    app = FastAPI()
+    stormproof.install(app, exports, prestop=0, grace=5)
+
+    @app.get("/{key}")
+    async def export(key: str) -> Any:
+        return exports.response(key, read if key == "read" else unread)
+
+    async with serving_app(app) as (server, port):
+        async with Stream(port, "/unread") as stream:
+            stream.abort()
+        async with Stream(port, "/read") as stream:
+            body = await anext(stream)
+            server.should_exit = True
+            read.go_on.set()
+            async for chunk in stream:
+                body += chunk
+            assert (stream.ended, body) == ("complete", BODY)
+    assert (read.closed, unread.closed) == (1, 1)
+    assert exports._disk is None
 
 
 async def test_cancelled_at_any_tick_leaves_the_part_whole() -> None:
