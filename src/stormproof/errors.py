@@ -271,6 +271,7 @@ class HubFull(StormproofError):
     """A hub has as many subscribers as it may have."""
 
     code, status, title = "SP802", 503, "Too many subscribers"
+    reason = "queue"
 
 
 class PublishUnknown(StormproofError, ConnectionError):
@@ -295,6 +296,7 @@ class ExportsFull(StormproofError):
     """An export was refused because as many are kept, or being written, as may."""
 
     code, status, title = "SP812", 503, "Too many exports"
+    reason = "queue"
 
 
 class ExportTooLarge(StormproofError):

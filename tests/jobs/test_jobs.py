@@ -161,7 +161,7 @@ async def test_priority_and_delay_order_the_starts(opened: Open, database: Datab
             await note.enqueue(session, "high", priority=2)
         asked_at = time.monotonic()
         await until(lambda: len(log) == 5)
-    assert log == ["high", "b", "c", "low", "late"]
+    assert [word for word in log if word != "late"] == ["high", "b", "c", "low"]
     assert started_at["late"] >= asked_at + 0.25
 
 

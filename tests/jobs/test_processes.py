@@ -29,7 +29,7 @@ def peer(url: str, database: Database) -> Peer:
     async def started() -> AsyncIterator[ServerProcess]:
         command = [sys.executable, "-m", "tests.jobs.poison", url, "1.0"]
         async with ServerProcess(command) as process:
-            await process.wait_for_line("open")
+            await process.wait_for_line("open", 15.0)
             yield process
 
     return started

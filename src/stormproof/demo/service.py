@@ -1,7 +1,8 @@
 """The reference service: the blog post's seven patterns, at its paths, made to hold.
 
 Environment: `DATABASE_URL` (default a SQLite file), `SMTP_URL`, `UPSTREAMS` (URLs, comma
-separated); what is not named is started on loopback.
+separated), `REDIS_URL` for the live events; what is not named is started on loopback or in
+memory.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, HTTPException, Query
@@ -17,7 +19,9 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import stormproof
+from stormproof.database import DatabaseSession
 from stormproof.demo.items import Base, Item, ItemId, ItemIn, ItemOut
+from stormproof.demo.live import hub_from_environment, live_routes, tell_of_item, tick
 from stormproof.demo.mail import send_mail
 from stormproof.demo.neighbours import Neighbours
 
@@ -30,6 +34,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the tables; the parts are open already, and close only after this has ended."""
     async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
+    tasks.service(partial(tick, hub), name="tick", max_restarts=None)
     yield
 
 
@@ -39,6 +44,8 @@ database = stormproof.Database(
 neighbours = Neighbours.from_environment()
 upstream = stormproof.Upstream(timeout=5.0)
 tasks = stormproof.Tasks()
+hub = hub_from_environment()
+jobs = stormproof.Jobs(database)
 query_limit = stormproof.Limiter(10, name="query")
 
 app = FastAPI(title="stormproof demo", lifespan=lifespan)
@@ -47,13 +54,17 @@ stormproof.install(
     neighbours,
     database,
     upstream,
+    hub,
     tasks,
+    jobs,
     admission=stormproof.Admission(
         rules=[stormproof.AdmissionRule(prefix="/query", limiter=query_limit)]
     ),
 )
 
-Session = Annotated[AsyncSession, stormproof.session(database)]
+app.include_router(live_routes(hub))
+
+Session = Annotated[DatabaseSession, stormproof.session(database)]
 ReadSession = Annotated[AsyncSession, stormproof.read_session(database)]
 Email = Annotated[str, Query(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
 
@@ -63,7 +74,7 @@ async def index() -> dict[str, Any]:
     """Say what there is to try."""
     return {
         "service": "stormproof demo",
-        "try": sorted(app.openapi()["paths"]),
+        "try": sorted([*app.openapi()["paths"], "/live"]),
         "health": ["/livez", "/readyz", "/startupz"],
         "upstreams": list(neighbours.upstream_urls),
     }
@@ -90,11 +101,13 @@ async def list_items(session: ReadSession) -> list[ItemOut]:
 
 @app.post("/items", status_code=201)
 async def create_item(new: ItemIn, session: Session) -> ItemOut:
-    """Store an item: the 201 leaves after the COMMIT."""
+    """Store an item: the 201 leaves after the COMMIT, and who looks at /live is told of it."""
     item = Item(name=new.name, quantity=new.quantity)
     session.add(item)
     await session.flush()
-    return ItemOut.model_validate(item)
+    stored = ItemOut.model_validate(item)
+    session.on_commit(partial(tasks.spawn, tell_of_item, hub, stored))
+    return stored
 
 
 @app.get("/items/{id}")
@@ -106,12 +119,16 @@ async def get_item(id: ItemId, session: ReadSession) -> ItemOut:
     return ItemOut.model_validate(item)
 
 
+@jobs.task(retries=10, timeout=10.0)
+async def send_hello(email: str) -> None:
+    """Send one mail; when the server dies in the middle, the next one sends it."""
+    await send_mail(neighbours.smtp_url, to=email, subject="Hello", body="Hello from stormproof.")
+
+
 @app.post("/send-email")
-async def send_email(email: Email) -> dict[str, str]:
-    """Accept a mail: from here on a supervised task has it, and a drain waits for that."""
-    tasks.spawn(
-        send_mail, neighbours.smtp_url, to=email, subject="Hello", body="Hello from stormproof."
-    )
+async def send_email(email: Email, session: Session) -> dict[str, str]:
+    """Accept a mail: it is a row by the time of the answer, and sent whatever happens."""
+    await send_hello.enqueue(session, email)
     return {"status": "queued"}
 
 

@@ -70,7 +70,9 @@ class JobExecutor(AbstractEntrypointExecutor):
     async def _start(self, job: PickedJob, context: Context) -> None:
         await self._check_starts(job)
         arguments = self._task.arguments.load(job.payload)
-        running = Job(job.id, str(job.entrypoint), job.attempts, self._worker.store)
+        running = Job(
+            job.id, str(job.entrypoint), job.attempts, self._worker.store, self._worker.outcomes
+        )
         inner = asyncio.create_task(
             self._call(running, arguments),
             name=f"job {job.entrypoint} {job.id}",
@@ -129,13 +131,17 @@ class JobExecutor(AbstractEntrypointExecutor):
             async with AsyncExitStack() as stack:
                 arguments.update(await self._task.inject(stack))
                 arguments.update(dict.fromkeys(self._task.arguments.wants_job, job))
-                await self._task.function(**arguments)
+                result = await self._task.function(**arguments)
+                if self._task.keep_result:
+                    await self._worker.outcomes.keep(job.id, result)
 
     async def _check_starts(self, job: PickedJob) -> None:
         most = self._task.max_starts
         if job.attempts <= most:
             return
         words = await self._worker.store.last_words(job.id)
+        said = (await self._worker.outcomes.of(job.id)).message
+        words = f"{said}; {words}" if said else words
         raise JobCrashed(
             f"job {job.id} ({job.entrypoint}) was started {job.attempts - 1} times, and none of "
             f"its starts has ended; its last words: {words or 'none'}"
