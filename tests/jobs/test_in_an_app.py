@@ -1,22 +1,20 @@
 """Jobs in a FastAPI app: their dependencies, tasks that are handed over, the worker command."""
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from signal import SIGTERM
 from typing import Annotated
 
 import pytest
 from fastapi import Depends, FastAPI, Header
+from opentelemetry import trace
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import stormproof
 from stormproof.database import Database
 from stormproof.jobs import Job, Jobs
-from tests.harness import ServerProcess
 
 from .work import stands
 
@@ -71,6 +69,25 @@ async def test_dependencies_are_solved_without_a_request_and_end_with_the_job(
     assert "wants header.accept-language of a request" in (await jobs.held())[0].last_words
 
 
+async def test_a_job_belongs_to_the_trace_of_who_enqueued_it(
+    database: Database, jobs: Jobs
+) -> None:
+    seen: list[trace.SpanContext] = []
+
+    @jobs.task()
+    async def note() -> None:
+        seen.append(trace.get_current_span().get_span_context())
+
+    await jobs.open()
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    request = trace.SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=flags)
+    with trace.use_span(trace.NonRecordingSpan(request)):
+        async with database.session() as session:
+            handle = await note.enqueue(session)
+    await stands(jobs, handle.id, "done")
+    assert [context.trace_id for context in seen] == [0xABC]
+
+
 async def test_tasks_that_a_drain_cuts_go_on_as_jobs(database: Database) -> None:
     jobs = Jobs(database, worker=False)
     tasks = stormproof.Tasks(handover=jobs.handover)
@@ -93,43 +110,3 @@ async def test_tasks_that_a_drain_cuts_go_on_as_jobs(database: Database) -> None
     assert await jobs.status(1) == "queued"
     await tasks.close()
     await jobs.close()
-
-
-APP = """
-import asyncio
-import sys
-from fastapi import FastAPI
-import stormproof
-
-app = FastAPI()
-database = stormproof.Database("sqlite:///test.db")
-jobs = stormproof.Jobs(database, worker=False)
-stormproof.install(app, database, jobs, prestop=10)
-
-@jobs.task()
-async def work(seconds: float) -> None:
-    print("begins", flush=True)
-    await asyncio.sleep(seconds)
-    print("ends", flush=True)
-"""
-
-
-@pytest.mark.storm
-async def test_the_worker_command_runs_jobs_and_drains_at_sigterm(
-    tmp_path: Path, database: Database, jobs: Jobs
-) -> None:
-    @jobs.task()
-    async def work(seconds: float) -> None: ...
-
-    jobs.is_worker = False
-    await jobs.open()
-    async with database.session() as session:
-        handle = await work.enqueue(session, 0.5)
-    command = [sys.executable, "-m", "stormproof", "worker", "app:app", "--concurrency", "50"]
-    async with ServerProcess(command, files={"app.py": APP}, folder=tmp_path) as process:
-        await process.wait_for_line("begins", 15.0)
-        process.signal(SIGTERM)
-        assert await process.wait_exit() == 0
-        assert "ends" in process.stdout
-        assert "drained in" in process.output
-    assert await jobs.status(handle.id or 0) == "done"

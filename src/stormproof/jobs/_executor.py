@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from contextvars import copy_context
 from datetime import timedelta
@@ -17,6 +18,7 @@ from stormproof._core.deadline import Deadline, in_force
 from stormproof.errors import JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
 
 from ._job import Job, current
+from ._trace import processing
 
 if TYPE_CHECKING:
     from ._task import JobTask
@@ -61,6 +63,8 @@ class JobExecutor(AbstractEntrypointExecutor):
         except LeaseLost as error:
             self._worker.note(job.id, "lost its lease", error)
         except Exception as error:
+            if job.id in self._worker.store.leases.handed_back:
+                raise HandedBack(reason="the service shuts down") from error
             if job.attempts > self._task.retries:
                 raise
             delay = self._task.pause(job.attempts, random.random())
@@ -74,7 +78,7 @@ class JobExecutor(AbstractEntrypointExecutor):
             job.id, str(job.entrypoint), job.attempts, self._worker.store, self._worker.outcomes
         )
         inner = asyncio.create_task(
-            self._call(running, arguments),
+            self._call(running, arguments, job.headers),
             name=f"job {job.entrypoint} {job.id}",
             context=copy_context(),
         )
@@ -87,9 +91,7 @@ class JobExecutor(AbstractEntrypointExecutor):
             return
         if context.cancellation.cancel_called:
             return
-        if job.id in self._worker.store.leases.handed_back and inner.cancelled():
-            raise HandedBack(reason="the service shuts down")
-        inner.result()
+        _raise_failure_of(inner)
 
     async def _is_stored_as_done(self, inner: "asyncio.Task[None]", job: PickedJob) -> bool:
         """Whether the session of `once` has committed; what failed after that is told."""
@@ -123,11 +125,13 @@ class JobExecutor(AbstractEntrypointExecutor):
                 f"{self._task.timeout} s; give it longer, or make it do less"
             )
 
-    async def _call(self, job: Job, arguments: dict[str, Any]) -> None:
+    async def _call(
+        self, job: Job, arguments: dict[str, Any], headers: Mapping[str, Any] | None
+    ) -> None:
         current.set(job)
         timeout = self._task.timeout
         deadline = None if timeout is None else Deadline(MONOTONIC.now() + timeout)
-        with in_force(deadline):
+        with processing(job.task, job.id, job.start, headers), in_force(deadline):
             async with AsyncExitStack() as stack:
                 arguments.update(await self._task.inject(stack))
                 arguments.update(dict.fromkeys(self._task.arguments.wants_job, job))
@@ -146,3 +150,12 @@ class JobExecutor(AbstractEntrypointExecutor):
             f"job {job.id} ({job.entrypoint}) was started {job.attempts - 1} times, and none of "
             f"its starts has ended; its last words: {words or 'none'}"
         )
+
+
+def _raise_failure_of(inner: "asyncio.Task[None]") -> None:
+    """Raise what a job has raised, as an Exception: the engine forgets jobs that end otherwise."""
+    error = asyncio.CancelledError() if inner.cancelled() else inner.exception()
+    if isinstance(error, Exception):
+        raise error
+    if error is not None:
+        raise RuntimeError(f"it ended by itself with {error!r}") from error

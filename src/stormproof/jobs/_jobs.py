@@ -17,6 +17,7 @@ from ._handover import UnfinishedTask
 from ._outcomes import JobOutcome, Outcomes
 from ._store import JobsDatabase, Store
 from ._task import JobTask
+from ._trace import sending
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -192,7 +193,12 @@ class Jobs(Declarations):
         for job in jobs:
             if not job.delay >= 0:
                 raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s or more")
-        stored = await self._opened().enqueue(session, jobs)
+        if not jobs:
+            return []
+        with sending(jobs[0].task, len(jobs)) as headers:
+            for job in jobs:
+                job.headers.update(headers)
+            stored = await self._opened().enqueue(session, jobs)
         self._wake_after_commit(session)
         return [
             JobHandle(job_id, job.task, is_new)
