@@ -1,6 +1,7 @@
 """Jobs in a FastAPI app: their dependencies, tasks that are handed over, the worker command."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,8 +14,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import stormproof
+from stormproof._core.lifecycle import Lifecycle, Phase
 from stormproof.database import Database
 from stormproof.jobs import Job, Jobs
+from stormproof.serve._admin import AdminServer
+from stormproof.serve._snapshot import Observer
+from tests.harness import request
 
 from .work import stands
 
@@ -86,6 +91,38 @@ async def test_a_job_belongs_to_the_trace_of_who_enqueued_it(
             handle = await note.enqueue(session)
     await stands(jobs, handle.id, "done")
     assert [context.trace_id for context in seen] == [0xABC]
+
+
+async def test_the_admin_listener_shows_jobs_and_changes_nothing(
+    database: Database, jobs: Jobs
+) -> None:
+    lifecycle = Lifecycle()
+    observer = Observer(lifecycle, parts=[jobs])
+
+    @jobs.task(retries=0)
+    async def fails() -> None:
+        raise LookupError("no such page")
+
+    @jobs.task()
+    async def later() -> None: ...
+
+    await jobs.open(lifecycle)
+    lifecycle.enter(Phase.READY)
+    async with database.session() as session:
+        failed = await fails.enqueue(session)
+        await later.enqueue(session, delay=60)
+    await stands(jobs, failed.id, "held")
+    with AdminServer(lambda *, with_open: (), jobs=observer.jobs) as server:
+        port = server.address[1]
+        (shown,) = json.loads((await request(port, "GET", "/jobs")).body)
+        assert (await request(port, "POST", "/jobs")).status == 405
+    assert shown["tasks"] == {"fails": {"held": 1}, "later": {"queued": 1}}
+    assert shown["here"]["held"] == 1
+    assert "no such page" in shown["held"][0]["last_words"]
+    assert shown["unknown"] == []
+    observer.close()
+    with AdminServer(lambda *, with_open: ()) as server:
+        assert (await request(server.address[1], "GET", "/jobs")).status == 404
 
 
 async def test_tasks_that_a_drain_cuts_go_on_as_jobs(database: Database) -> None:

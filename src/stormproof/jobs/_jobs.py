@@ -2,12 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 
 from sqlalchemy import event
 
 from stormproof._core.lifecycle import Lifecycle, Loss
+from stormproof._core.primitives import register
 from stormproof.errors import InvalidArguments, InvalidSetting, NotStarted
 
 from ._cron import Cron
@@ -30,6 +32,7 @@ Solve: TypeAlias = Callable[[JobTask[Any], AsyncExitStack], Awaitable[dict[str, 
 
 
 _STALE_AFTER = 10.0
+_HELD_SHOWN = 50
 
 
 class Jobs(Declarations):
@@ -82,6 +85,7 @@ class Jobs(Declarations):
         self._stale_after = stale_after
         self._create_tables = create_tables
         self._keep = keep * 86_400
+        register("jobs", self)
         self._outcomes = Outcomes(database.session, self._keep)
         self._solve: Solve | None = None
         self._store: Store | None = None
@@ -182,6 +186,24 @@ class Jobs(Declarations):
             if self._worker is not None:
                 self._worker.cancel(job_id)
         return count
+
+    async def overview(self) -> dict[str, Any]:
+        """Return what an operator wants to see, as JSON: counts, held jobs, unknown tasks.
+
+        The admin listener of `stormproof serve` shows it at `/jobs`. Waits for the database.
+        """
+        store = self._opened()
+        counts = await store.counts()
+        return {
+            "name": self._name,
+            "here": asdict(self.statistics()),
+            "tasks": counts,
+            "unknown": sorted(set(counts) - set(self._tasks)),
+            "held": [
+                {**asdict(job), "created_at": job.created_at.isoformat()}
+                for job in await store.held(_HELD_SHOWN)
+            ],
+        }
 
     def wake(self) -> None:
         """Look for jobs now; enqueueing does it by itself."""

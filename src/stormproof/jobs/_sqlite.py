@@ -244,6 +244,13 @@ class SqliteStore(Store):
         rows = await self._file.read(lambda run: run(sql.states(len(ids)), (*ids, *ids)))
         return {row["id"]: STATES[row["status"]] for row in rows}
 
+    async def counts(self) -> dict[str, dict[JobState, int]]:
+        """Return how many jobs of each task wait, run, or are held."""
+        counts: dict[str, dict[JobState, int]] = {}
+        for row in await self._file.read(lambda run: run(sql.COUNTS, ())):
+            counts.setdefault(row["task"], {})[STATES[row["status"]]] = row["count"]
+        return counts
+
     async def held(self, limit: int) -> list[HeldJob]:
         """Return the held jobs, the latest first."""
         return [
