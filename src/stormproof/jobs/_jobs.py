@@ -14,7 +14,7 @@ from stormproof.errors import InvalidArguments, InvalidSetting, NotStarted
 
 from ._cron import Cron
 from ._declare import Declarations
-from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob
+from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob, task_of
 from ._handover import UnfinishedTask
 from ._outcomes import JobOutcome, Outcomes
 from ._store import JobsDatabase, Store
@@ -217,13 +217,13 @@ class Jobs(Declarations):
                 raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s or more")
         if not jobs:
             return []
-        with sending(jobs[0].task, len(jobs)) as headers:
+        with sending(task_of(jobs[0].task), len(jobs)) as headers:
             for job in jobs:
                 job.headers.update(headers)
             stored = await self._opened().enqueue(session, jobs)
         self._wake_after_commit(session)
         return [
-            JobHandle(job_id, job.task, is_new)
+            JobHandle(job_id, task_of(job.task), is_new)
             for job, (job_id, is_new) in zip(jobs, stored, strict=True)
         ]
 

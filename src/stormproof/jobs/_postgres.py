@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ._beat_postgres import PostgresBeat
 from ._driver import ConnectionDriver, EngineDriver, SessionDriver, changed_notice
-from ._facts import STATES, End, HeldJob, JobState, NewJob, told
+from ._facts import STATES, End, HeldJob, JobState, NewJob, task_of, told
 from ._listener import Listener
 from ._postgres_sql import Statements
 from ._store import Beat, JobsDatabase, Store
@@ -197,7 +197,7 @@ class PostgresStore(Store):
         """Return how many jobs of each task wait, run, or are held."""
         counts: dict[str, dict[JobState, int]] = {}
         for found in await self._queries.queue_size():  # by priority, too
-            of_task = counts.setdefault(found.entrypoint, {})
+            of_task = counts.setdefault(task_of(found.entrypoint), {})
             state = STATES[found.status]
             of_task[state] = of_task.get(state, 0) + found.count
         return counts
@@ -206,7 +206,7 @@ class PostgresStore(Store):
         """Return the held jobs, the latest first."""
         return [
             HeldJob(
-                row["id"], row["entrypoint"], row["attempts"], row["created"],
+                row["id"], task_of(row["entrypoint"]), row["attempts"], row["created"],
                 told(row["traceback"]),
             )
             for row in await self._fetch(self._sql.held, limit)
