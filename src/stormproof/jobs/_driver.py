@@ -118,8 +118,9 @@ class ConnectionDriver(LocalDriver):
         return rows
 
     async def execute(self, query: str, *args: object) -> str:
-        """Run one statement."""
-        await self._connection.run_sync(run, query, args)
+        """Run one statement; on a connection that was cut none: its locks are gone with it."""
+        if not self._connection.invalidated:
+            await self._connection.run_sync(run, query, args)
         return ""
 
 

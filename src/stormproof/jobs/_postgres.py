@@ -60,8 +60,10 @@ class PostgresStore(Store):
                         await driver.execute(statement)
                 for statement in self._sql.create:
                     await driver.execute(statement)
-            finally:
                 await connection.execute(text(f"SELECT pg_advisory_unlock({_INSTALL_LOCK})"))
+            except BaseException:
+                await connection.invalidate()  # the lock is the connection's, and ends with it
+                raise
 
     async def open(self, wake: Callable[[], None], cancel: Callable[[int], None]) -> None:
         """Listen for what other processes enqueue and cancel."""
