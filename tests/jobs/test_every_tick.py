@@ -9,7 +9,6 @@ from stormproof.database import Database
 
 from .work import Open
 
-
 # Close together at first, then further apart: on PostgreSQL the loop turns while a socket waits.
 MOMENTS = sorted({*range(0, 40, 3), *(int(40 * 1.3**n) for n in range(28))})
 
