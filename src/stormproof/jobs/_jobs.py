@@ -2,21 +2,25 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 
 from sqlalchemy import event
 
+from stormproof._core.events import Events
 from stormproof._core.lifecycle import Lifecycle, Loss
+from stormproof._core.primitives import register
 from stormproof.errors import InvalidArguments, InvalidSetting, NotStarted
 
 from ._cron import Cron
 from ._declare import Declarations
-from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob
+from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob, task_of
 from ._handover import UnfinishedTask
 from ._outcomes import JobOutcome, Outcomes
 from ._store import JobsDatabase, Store
 from ._task import JobTask
+from ._trace import sending
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ Solve: TypeAlias = Callable[[JobTask[Any], AsyncExitStack], Awaitable[dict[str, 
 
 
 _STALE_AFTER = 10.0
+_HELD_SHOWN = 50
 
 
 class Jobs(Declarations):
@@ -81,6 +86,7 @@ class Jobs(Declarations):
         self._stale_after = stale_after
         self._create_tables = create_tables
         self._keep = keep * 86_400
+        register("jobs", self)
         self._outcomes = Outcomes(database.session, self._keep)
         self._solve: Solve | None = None
         self._store: Store | None = None
@@ -93,6 +99,11 @@ class Jobs(Declarations):
 
     async def open(self, lifecycle: Lifecycle | None = None) -> None:
         """Create missing tables, take the jobs of dead processes back, and begin to run.
+
+        To be declared before: a worker runs the tasks that were known when it was opened.
+
+        Args:
+            lifecycle: Whose events get `JobFailed`; None: alone.
 
         Raises:
             DatabaseUnavailable: The database cannot be used.
@@ -109,6 +120,7 @@ class Jobs(Declarations):
                     poll=self._poll,
                     stale_after=self._stale_after,
                     outcomes=self._outcomes,
+                    events=Events() if lifecycle is None else lifecycle.events,
                     services=self._services(),
                 )
                 await self._worker.start()
@@ -182,6 +194,24 @@ class Jobs(Declarations):
                 self._worker.cancel(job_id)
         return count
 
+    async def overview(self) -> dict[str, Any]:
+        """Return what an operator wants to see, as JSON: counts, held jobs, unknown tasks.
+
+        The admin listener of `stormproof serve` shows it at `/jobs`. Waits for the database.
+        """
+        store = self._opened()
+        counts = await store.counts()
+        return {
+            "name": self._name,
+            "here": asdict(self.statistics()),
+            "tasks": counts,
+            "unknown": sorted(set(counts) - set(self._tasks)),
+            "held": [
+                {**asdict(job), "created_at": job.created_at.isoformat()}
+                for job in await store.held(_HELD_SHOWN)
+            ],
+        }
+
     def wake(self) -> None:
         """Look for jobs now; enqueueing does it by itself."""
         if self._worker is not None:
@@ -192,10 +222,15 @@ class Jobs(Declarations):
         for job in jobs:
             if not job.delay >= 0:
                 raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s or more")
-        stored = await self._opened().enqueue(session, jobs)
+        if not jobs:
+            return []
+        with sending(task_of(jobs[0].task), len(jobs)) as headers:
+            for job in jobs:
+                job.headers.update(headers)
+            stored = await self._opened().enqueue(session, jobs)
         self._wake_after_commit(session)
         return [
-            JobHandle(job_id, job.task, is_new)
+            JobHandle(job_id, task_of(job.task), is_new)
             for job, (job_id, is_new) in zip(jobs, stored, strict=True)
         ]
 

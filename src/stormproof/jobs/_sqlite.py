@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from . import _sqlite_sql as sql
 from ._beat_sqlite import SqliteBeat
-from ._facts import STATES, End, HeldJob, JobState, NewJob, told
+from ._facts import STATES, End, HeldJob, JobState, NewJob, task_of, told
 from ._sqlite_file import Rows, Run, SqliteFile
 from ._store import Beat, JobsDatabase, Store
 
@@ -244,12 +244,21 @@ class SqliteStore(Store):
         rows = await self._file.read(lambda run: run(sql.states(len(ids)), (*ids, *ids)))
         return {row["id"]: STATES[row["status"]] for row in rows}
 
+    async def counts(self) -> dict[str, dict[JobState, int]]:
+        """Return how many jobs of each task wait, run, or are held."""
+        counts: dict[str, dict[JobState, int]] = {}
+        for row in await self._file.read(lambda run: run(sql.COUNTS, ())):
+            of_task = counts.setdefault(task_of(row["task"]), {})
+            state = STATES[row["status"]]
+            of_task[state] = of_task.get(state, 0) + row["count"]
+        return counts
+
     async def held(self, limit: int) -> list[HeldJob]:
         """Return the held jobs, the latest first."""
         return [
             HeldJob(
                 row["id"],
-                row["task"],
+                task_of(row["task"]),
                 row["attempts"],
                 datetime.fromtimestamp(row["created"], UTC),
                 told(row["traceback"]),

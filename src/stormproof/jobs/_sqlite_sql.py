@@ -96,6 +96,9 @@ LOG = """INSERT INTO stormproof_jobs_log (job_id, task, status, created, traceba
 REAP = """UPDATE stormproof_jobs SET status = 'queued', is_due = 1, updated = ?, worker = NULL
     WHERE status = 'picked' AND worker = ? RETURNING id, task"""
 
+COUNTS = """SELECT task, status, COUNT(*) AS count FROM stormproof_jobs
+    GROUP BY task, status"""
+
 HELD = """SELECT j.id, j.task, j.attempts, j.created,
         (SELECT traceback FROM stormproof_jobs_log l
          WHERE l.job_id = j.id AND traceback IS NOT NULL ORDER BY l.id DESC LIMIT 1) AS traceback

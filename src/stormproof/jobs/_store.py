@@ -102,6 +102,10 @@ class Store(ABC):
         """Return where the jobs stand; of those that nobody knows, nothing."""
 
     @abstractmethod
+    async def counts(self) -> dict[str, dict[JobState, int]]:
+        """Return how many jobs of each task wait, run, or are held."""
+
+    @abstractmethod
     async def held(self, limit: int) -> list[HeldJob]:
         """Return the held jobs, the latest first."""
 
