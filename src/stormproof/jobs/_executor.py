@@ -17,6 +17,7 @@ from stormproof._core.deadline import Deadline, in_force
 from stormproof.errors import JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
 
 from ._job import Job, current
+from ._trace import processing
 
 if TYPE_CHECKING:
     from ._task import JobTask
@@ -55,7 +56,8 @@ class JobExecutor(AbstractEntrypointExecutor):
             self._worker.store.leases.handed_back.add(job.id)
             raise HandedBack(reason="the service shuts down")
         try:
-            await self._start(job, context)
+            with processing(job):
+                await self._start(job, context)
         except (*_NEVER_AGAIN, RetryRequested):
             raise
         except LeaseLost as error:

@@ -14,6 +14,7 @@ from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob, OnFail
 from ._payload import Arguments
 from ._store import JobsDatabase, Store
 from ._task import OPTIONS, JobTask
+from ._trace import sending
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -236,7 +237,9 @@ class Jobs:
         for job in jobs:
             if not job.delay >= 0:
                 raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s or more")
-        stored = await self._opened().enqueue(session, jobs)
+        with sending(jobs) as on_their_way:
+            stored = await self._opened().enqueue(session, on_their_way.jobs)
+            on_their_way.stored([job_id for job_id, _ in stored])
         self._wake_after_commit(session)
         return [
             JobHandle(job_id, job.task, is_new)
