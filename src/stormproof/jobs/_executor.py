@@ -72,7 +72,7 @@ class JobExecutor(AbstractEntrypointExecutor):
     async def _start(self, job: PickedJob, context: Context) -> None:
         await self._check_starts(job)
         arguments = self._task.arguments.load(job.payload)
-        running = Job(job.id, str(job.entrypoint), job.attempts, self._worker.store)
+        running = Job(job.id, str(job.entrypoint), job.attempts, job.created, self._worker.store)
         inner = asyncio.create_task(
             self._call(running, arguments),
             name=f"job {job.entrypoint} {job.id}",

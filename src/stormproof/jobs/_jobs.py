@@ -11,6 +11,7 @@ from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof.errors import InvalidSetting, NotStarted
 
 from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob, OnFailure
+from ._forward import Forwarding
 from ._payload import Arguments
 from ._store import JobsDatabase, Store
 from ._task import OPTIONS, JobTask
@@ -29,7 +30,7 @@ _STALE_AFTER = 10.0
 _FEWEST_STARTS = 3
 
 
-class Jobs:
+class Jobs(Forwarding):
     """Durable jobs in the service's own database: no queue server, no extra process.
 
     A part of the service: give it to `install` behind its database. In a script or a test,

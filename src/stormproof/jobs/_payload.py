@@ -44,7 +44,7 @@ class Arguments:
             raise InvalidSetting(f"task {name!r}: a type is not known here: {error}") from error
         fields: dict[str, Any] = {}
         for parameter in self._signature.parameters.values():
-            if _is_dependency(parameter):
+            if is_dependency(parameter):
                 self.injected[parameter.name] = parameter
             elif parameter.annotation is Job:
                 self.wants_job.append(parameter.name)
@@ -108,7 +108,7 @@ class Arguments:
         return (kind, default)
 
 
-def _is_dependency(parameter: inspect.Parameter) -> bool:
+def is_dependency(parameter: inspect.Parameter) -> bool:
     """Whether FastAPI fills it in; told by its shape, because FastAPI is not known here."""
     extra: tuple[Any, ...] = ()
     if get_origin(parameter.annotation) is Annotated:
