@@ -1,6 +1,6 @@
 """Traces of jobs: a span where one is enqueued, one for each start, and what joins them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -51,7 +51,7 @@ def sending(jobs: Sequence[NewJob]) -> Iterator[Sending]:
     Without a provider it only hands on the context that a caller has sent, if there is one.
     """
     task = jobs[0].task if jobs else ""
-    attributes: dict[str, Any] = _attributes("send", task)
+    attributes = _attributes("send", task)
     if len(jobs) == 1:
         attributes["messaging.message.body.size"] = len(jobs[0].payload)
     else:
@@ -104,7 +104,7 @@ def trace_headers() -> dict[str, str]:
     return headers
 
 
-def _attributes(operation: str, task: str) -> Mapping[str, str]:
+def _attributes(operation: str, task: str) -> dict[str, Any]:
     """Return the names of OpenTelemetry's messaging conventions (in development in 2026).
 
     Source: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
