@@ -345,6 +345,12 @@ class ForwardFailed(StormproofError, ConnectionError):
     code, title = "SP910", "Message not forwarded"
 
 
+class JobAborted(StormproofError, RuntimeError):
+    """A job's function raised what is no exception, such as a cancellation nobody asked for."""
+
+    code, title = "SP911", "Job aborted itself"
+
+
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 

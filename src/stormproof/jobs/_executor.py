@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import copy_context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from pgqueuer.domain.models import Job as PickedJob
 
 from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
-from stormproof.errors import JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
+from stormproof.errors import JobAborted, JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
 
 from ._job import Job, current
 from ._trace import processing
@@ -131,7 +132,28 @@ class JobExecutor(AbstractEntrypointExecutor):
             async with AsyncExitStack() as stack:
                 arguments.update(await self._task.inject(stack))
                 arguments.update(dict.fromkeys(self._task.arguments.wants_job, job))
-                await self._task.function(**arguments)
+                with self._aborted_as_failed(job):
+                    await self._task.function(**arguments)
+
+    @contextmanager
+    def _aborted_as_failed(self, job: Job) -> Iterator[None]:
+        """Let a function that raises what is no exception have failed.
+
+        A cancellation that nobody asked for (it awaited something cancelled) is no reason to
+        start it again and again; SystemExit would end the server.
+        """
+        try:
+            yield
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            me = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and (me is None or me.cancelling()):
+                raise
+            raise JobAborted(
+                f"job {job.id} ({job.task}) ended with {type(error).__name__}, and nobody had "
+                "asked it to; it counts as failed"
+            ) from error
 
     async def _check_starts(self, job: PickedJob) -> None:
         most = self._task.max_starts

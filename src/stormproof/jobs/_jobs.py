@@ -28,6 +28,7 @@ Solve: TypeAlias = Callable[[JobTask[Any], AsyncExitStack], Awaitable[dict[str, 
 
 _STALE_AFTER = 10.0
 _FEWEST_STARTS = 3
+_LONGEST_DELAY = 3_660 * 86_400.0
 
 
 class Jobs(Forwarding):
@@ -236,8 +237,8 @@ class Jobs(Forwarding):
     async def store_jobs(self, session: "AsyncSession", jobs: Sequence[NewJob]) -> list[JobHandle]:
         """Store jobs in the session's transaction, and look for them once it has committed."""
         for job in jobs:
-            if not job.delay >= 0:
-                raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s or more")
+            if not 0 <= job.delay <= _LONGEST_DELAY:
+                raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s to ten years")
         with sending(jobs) as on_their_way:
             stored = await self._opened().enqueue(session, on_their_way.jobs)
             on_their_way.stored([job_id for job_id, _ in stored])

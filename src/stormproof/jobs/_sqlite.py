@@ -301,8 +301,17 @@ def _picked(row: Mapping[str, Any]) -> PickedJob:
         attempts=row["attempts"],
         queue_manager_id=None,
         slot=None,
-        headers=from_json(row["headers"]),
+        headers=_headers(row["headers"]),
     )
+
+
+def _headers(text: str) -> dict[str, Any]:
+    """Read headers; what others have written there must not stop the jobs beside it."""
+    try:
+        headers = from_json(text)
+    except ValueError:
+        return {}
+    return headers if isinstance(headers, dict) else {}
 
 
 def _runner(connection: Connection) -> Run:
