@@ -76,7 +76,13 @@ def test_it_may_be_asked_from_any_thread_while_others_come_and_go() -> None:
 )
 def test_every_refusal_has_a_reason(kind: type[StormproofError]) -> None:
     """Errors of 503 that are no refusals but failures say None."""
-    failures = (errors.DatabaseUnavailable, errors.TransactionConflict, errors.CircuitOpen)
+    failures = (
+        errors.DatabaseUnavailable,
+        errors.TransactionConflict,
+        errors.CircuitOpen,
+        errors.BusUnavailable,
+        errors.ExportNotReady,
+    )
     assert (kind("x").reason is None) == issubclass(kind, failures)
 
 

@@ -271,6 +271,7 @@ class HubFull(StormproofError):
     """A hub has as many subscribers as it may have."""
 
     code, status, title = "SP802", 503, "Too many subscribers"
+    reason = "queue"
 
 
 class PublishUnknown(StormproofError, ConnectionError):
@@ -295,6 +296,7 @@ class ExportsFull(StormproofError):
     """An export was refused because as many are kept, or being written, as may."""
 
     code, status, title = "SP812", 503, "Too many exports"
+    reason = "queue"
 
 
 class ExportTooLarge(StormproofError):
@@ -343,12 +345,6 @@ class ForwardFailed(StormproofError, ConnectionError):
     """A broker did not take the message of a job; the job is tried again with the same id."""
 
     code, title = "SP910", "Message not forwarded"
-
-
-class JobAborted(StormproofError, RuntimeError):
-    """A job's function raised what is no exception, such as a cancellation nobody asked for."""
-
-    code, title = "SP911", "Job aborted itself"
 
 
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:

@@ -164,6 +164,23 @@ def test_what_cannot_be_forwarded_to_is_said_at_once(jobs: Jobs) -> None:
     assert asyncio.iscoroutinefunction(jobs.forward(to=app.signature("a"), like=two).function)
 
 
+async def test_an_async_function_of_message_and_id_will_do(jobs: Jobs, database: Database) -> None:
+    got: list[Any] = []
+
+    async def publish(message: dict[str, int], message_id: str) -> None:
+        got.append((message, message_id))
+        if len(got) == 1:
+            raise ConnectionError
+
+    tell = jobs.forward(to=publish, name="tell", backoff=0.01)
+    await jobs.open()
+    async with database.session() as session:
+        handle = await tell.enqueue(session, {"order": 8})
+    await stands(jobs, handle.id, "done")
+    assert got[0] == got[1]
+    assert got[0][0] == {"order": 8}
+
+
 async def test_pauses_of_very_many_retries_are_numbers(jobs: Jobs) -> None:
     task = jobs.forward(to=Celery("x", set_as_current=False).signature("a"), like=lambda: None)
     assert task.pause(5000, 1.0) == 60.0

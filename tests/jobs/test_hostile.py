@@ -1,9 +1,8 @@
 """What a hostile caller, function or table does to the room: the others go on."""
 
 import asyncio
-import sys
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field, SecretStr
@@ -14,7 +13,7 @@ from stormproof.errors import InvalidArguments, InvalidSetting
 from stormproof.jobs import Job, Jobs
 from tests.harness import until
 
-from .work import Open, stands
+from .work import stands
 
 
 async def others_go_on(jobs: Jobs, database: Database) -> None:
@@ -28,10 +27,8 @@ def harmless(jobs: Jobs) -> None:
     async def harmless() -> None: ...
 
 
-@pytest.mark.parametrize("words", ["a\x00b", "\ud800", "x" * 3_000_000], ids=["nul", "half", "long"])
-async def test_words_that_no_database_can_hold(
-    jobs: Jobs, database: Database, words: str
-) -> None:
+@pytest.mark.parametrize("words", ["a\x00b", "\ud800", "x" * 300_000], ids=["nul", "half", "long"])
+async def test_words_that_no_database_can_hold(jobs: Jobs, database: Database, words: str) -> None:
     harmless(jobs)
 
     @jobs.task(retries=1, backoff=0.01)
@@ -71,9 +68,7 @@ async def test_a_function_that_raises_what_is_no_exception_has_failed(
 
 
 @pytest.mark.parametrize("delay", [float("inf"), 1e300, 1e15, float("nan")])
-async def test_a_delay_without_end_is_refused(
-    jobs: Jobs, database: Database, delay: float
-) -> None:
+async def test_a_delay_without_end_is_refused(jobs: Jobs, database: Database, delay: float) -> None:
     harmless(jobs)
     await jobs.open()
     with suppress(InvalidSetting):
@@ -136,7 +131,12 @@ async def test_rows_that_nobody_of_ours_has_written(jobs: Jobs, database: Databa
         " created, updated, heartbeat, start_after) VALUES "
         "(:task, :payload, 9, :headers, 'queued', 1, 0, 0, 0, 0, 0)"
     )
-    rows = [("unknown", b"{}", "{}"), ("harmless", None, "{}"), ("harmless", b"\xff", "{}"), ("harmless", b"{}", "no json")]
+    rows = [
+        ("unknown", b"{}", "{}"),
+        ("harmless", None, "{}"),
+        ("harmless", b"\xff", "{}"),
+        ("harmless", b"{}", "no json"),
+    ]
     async with database.session() as session:
         for task, payload, headers in rows:
             await session.execute(text(row), {"task": task, "payload": payload, "headers": headers})

@@ -1,5 +1,6 @@
 """Traces: from the request that enqueues, through the table, to each start of the job."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -77,7 +78,7 @@ async def test_many_jobs_are_one_span_and_a_hand_back_is_no_error(
     async with database.session() as session:
         await endless.enqueue_many(session, [{}, {}])
     await until(lambda: jobs.statistics().running == 2)
-    await jobs.close()
+    await jobs.drain(time.monotonic() + 0.2)
     send, *starts = spans.get_finished_spans()
     assert send.attributes["messaging.batch.message_count"] == 2
     assert len(starts) == 2

@@ -35,7 +35,11 @@ async def stands(jobs: Jobs, job_id: int | None, *states: JobState) -> JobState:
         now = await jobs.status(job_id)
         return now if now in states else None
 
-    found = await until(state, what=f"job {job_id} to be {states}")
+    try:
+        found = await until(state, what=f"job {job_id} to be {states}")
+    except TimeoutError as late:
+        late.add_note(f"it is {await jobs.status(job_id)}; {jobs.statistics()}")
+        raise
     assert found is not None
     return found
 

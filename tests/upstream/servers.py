@@ -67,6 +67,8 @@ class Peer:
             case "/drip":
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
                 for _ in range(1000):
+                    if writer.is_closing():  # uvloop raises no OSError then
+                        return False
                     writer.write(b".")
                     await writer.drain()
                     await asyncio.sleep(0.01)

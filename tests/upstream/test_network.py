@@ -5,7 +5,6 @@ import contextlib
 import socket
 import ssl
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -122,19 +121,21 @@ async def test_timeouts_of_the_client_itself_hold_on_this_network(server: Peer) 
 async def test_connection_that_was_closed_while_the_loop_stood_still_is_not_used_again() -> None:
     """Only the kernel knows of the close by then."""
     listener = socket.create_server(("127.0.0.1", 0))
+    closed = threading.Semaphore(0)
 
     def serve() -> None:
         for _ in range(2):
             with listener.accept()[0] as connection:
                 connection.recv(10_000)
                 connection.sendall(b"HTTP/1.1 204 No\r\n\r\n")
+            closed.release()
 
     thread = threading.Thread(target=serve)
     thread.start()
     async with Upstream(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as upstream:
         for _ in range(2):
             assert (await upstream.get("/")).status_code == 204
-            time.sleep(0.05)
+            assert closed.acquire(timeout=10)  # it blocks the loop on purpose
         assert upstream.statistics().connections_opened == 2
     thread.join()
     listener.close()

@@ -39,7 +39,7 @@ database = stormproof.Database(
 )
 neighbours = Neighbours.from_environment()
 upstream = stormproof.Upstream(timeout=5.0)
-tasks = stormproof.Tasks()
+jobs = stormproof.Jobs(database)
 query_limit = stormproof.Limiter(10, name="query")
 
 app = FastAPI(title="stormproof demo", lifespan=lifespan)
@@ -48,7 +48,7 @@ stormproof.install(
     neighbours,
     database,
     upstream,
-    tasks,
+    jobs,
     admission=stormproof.Admission(
         rules=[stormproof.AdmissionRule(prefix="/query", limiter=query_limit)]
     ),
@@ -107,12 +107,16 @@ async def get_item(id: ItemId, session: ReadSession) -> ItemOut:
     return ItemOut.model_validate(item)
 
 
+@jobs.task(retries=10, timeout=10.0)
+async def send_hello(email: str) -> None:
+    """Send one mail; when the server dies in the middle, the next one sends it."""
+    await send_mail(neighbours.smtp_url, to=email, subject="Hello", body="Hello from stormproof.")
+
+
 @app.post("/send-email")
-async def send_email(email: Email) -> dict[str, str]:
-    """Accept a mail: from here on a supervised task has it, and a drain waits for that."""
-    tasks.spawn(
-        send_mail, neighbours.smtp_url, to=email, subject="Hello", body="Hello from stormproof."
-    )
+async def send_email(email: Email, session: Session) -> dict[str, str]:
+    """Accept a mail: it is a row by the time of the answer, and sent whatever happens."""
+    await send_hello.enqueue(session, email)
     return {"status": "queued"}
 
 

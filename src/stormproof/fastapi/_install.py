@@ -29,6 +29,7 @@ from stormproof.settings import load_settings
 
 from ._bounds import rate_limits_of
 from ._def_threads import bounded_def_threads, thread_limiter
+from ._jobs import DependencySolver
 from ._problems import as_problem, tell_of_problems
 from ._stream_schemas import tell_of_streams
 from ._streams import check_streams
@@ -85,6 +86,10 @@ def install(
     lifecycle = Lifecycle(grace=settings.grace, prestop=settings.prestop)
     lifecycle.parts = parts
     drain = Drain(lifecycle, parts)
+    for part in parts:
+        solve_with = getattr(part, "solve_with", None)
+        if solve_with is not None:
+            solve_with(DependencySolver(app, lifecycle))
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
     admission = None if admission is None else admission_of(admission, lifecycle.events)

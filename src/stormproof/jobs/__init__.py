@@ -8,12 +8,14 @@ from ._facts import OnFailure as OnFailure
 from ._job import Job as Job
 from ._job import current_job as current_job
 from ._jobs import Jobs as Jobs
+from ._outcomes import JobOutcome as JobOutcome
 from ._task import JobTask as JobTask
 
 __all__ = (
     "HeldJob",
     "Job",
     "JobHandle",
+    "JobOutcome",
     "JobState",
     "JobTask",
     "Jobs",

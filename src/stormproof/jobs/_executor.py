@@ -15,7 +15,7 @@ from pgqueuer.domain.models import Job as PickedJob
 
 from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
-from stormproof.errors import JobAborted, JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
+from stormproof.errors import JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
 
 from ._job import Job, current
 from ._trace import processing
@@ -64,6 +64,8 @@ class JobExecutor(AbstractEntrypointExecutor):
         except LeaseLost as error:
             self._worker.note(job.id, "lost its lease", error)
         except Exception as error:
+            if job.id in self._worker.store.leases.handed_back:
+                raise HandedBack(reason="the service shuts down") from error
             if job.attempts > self._task.retries:
                 raise
             delay = self._task.pause(job.attempts, random.random())
@@ -73,7 +75,10 @@ class JobExecutor(AbstractEntrypointExecutor):
     async def _start(self, job: PickedJob, context: Context) -> None:
         await self._check_starts(job)
         arguments = self._task.arguments.load(job.payload)
-        running = Job(job.id, str(job.entrypoint), job.attempts, job.created, self._worker.store)
+        running = Job(
+            job.id, str(job.entrypoint), job.attempts, job.created,
+            self._worker.store, self._worker.outcomes,
+        )  # fmt: skip
         inner = asyncio.create_task(
             self._call(running, arguments),
             name=f"job {job.entrypoint} {job.id}",
@@ -90,7 +95,7 @@ class JobExecutor(AbstractEntrypointExecutor):
             return
         if job.id in self._worker.store.leases.handed_back and inner.cancelled():
             raise HandedBack(reason="the service shuts down")
-        inner.result()
+        _raise_failure_of(inner)
 
     async def _is_stored_as_done(self, inner: "asyncio.Task[None]", job: PickedJob) -> bool:
         """Whether the session of `once` has committed; what failed after that is told."""
@@ -128,39 +133,40 @@ class JobExecutor(AbstractEntrypointExecutor):
         current.set(job)
         timeout = self._task.timeout
         deadline = None if timeout is None else Deadline(MONOTONIC.now() + timeout)
-        with in_force(deadline):
+        with in_force(deadline), _exit_as_failure():
             async with AsyncExitStack() as stack:
                 arguments.update(await self._task.inject(stack))
                 arguments.update(dict.fromkeys(self._task.arguments.wants_job, job))
-                with self._aborted_as_failed(job):
-                    await self._task.function(**arguments)
-
-    @contextmanager
-    def _aborted_as_failed(self, job: Job) -> Iterator[None]:
-        """Let a function that raises what is no exception have failed.
-
-        A cancellation that nobody asked for (it awaited something cancelled) is no reason to
-        start it again and again; SystemExit would end the server.
-        """
-        try:
-            yield
-        except (Exception, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            me = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and (me is None or me.cancelling()):
-                raise
-            raise JobAborted(
-                f"job {job.id} ({job.task}) ended with {type(error).__name__}, and nobody had "
-                "asked it to; it counts as failed"
-            ) from error
+                result = await self._task.function(**arguments)
+                if self._task.keep_result:
+                    await self._worker.outcomes.keep(job.id, result)
 
     async def _check_starts(self, job: PickedJob) -> None:
         most = self._task.max_starts
         if job.attempts <= most:
             return
         words = await self._worker.store.last_words(job.id)
+        said = (await self._worker.outcomes.of(job.id)).message
+        words = f"{said}; {words}" if said else words
         raise JobCrashed(
             f"job {job.id} ({job.entrypoint}) was started {job.attempts - 1} times, and none of "
             f"its starts has ended; its last words: {words or 'none'}"
         )
+
+
+@contextmanager
+def _exit_as_failure() -> Iterator[None]:
+    """Let a job that calls `sys.exit()` fail: asyncio would end the loop, and so the server."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"it ended by itself with {error!r}") from error
+
+
+def _raise_failure_of(inner: "asyncio.Task[None]") -> None:
+    """Raise what a job has raised, as an Exception: the engine forgets jobs that end otherwise."""
+    error = asyncio.CancelledError() if inner.cancelled() else inner.exception()
+    if isinstance(error, Exception):
+        raise error
+    if error is not None:
+        raise RuntimeError(f"it ended by itself with {error!r}") from error

@@ -57,7 +57,12 @@ class FastStreamPublisher(Protocol):
         ...
 
 
-Target: TypeAlias = TaskiqTask | CeleryTask | FastStreamPublisher
+Target: TypeAlias = (
+    TaskiqTask
+    | CeleryTask
+    | FastStreamPublisher
+    | Callable[[Any, str], Coroutine[Any, Any, object]]
+)
 
 
 class _TakesTasks(Protocol):
@@ -94,8 +99,8 @@ class Forwarding:
         it has written, and its queues and messages outlive it.
 
         Args:
-            to: A taskiq task, a Celery task or signature, or a FastStream publisher. Its broker
-                is started and stopped by you.
+            to: A taskiq task, a Celery task or signature, a FastStream publisher, or an async
+                function of a message and its id. Its broker is started and stopped by you.
             like: The function whose parameters an enqueue takes; default that of `to`. A
                 publisher has none: then it is `message`, anything that is JSON.
             retries: How often it is tried again; with these pauses for more than 8 hours.
@@ -134,15 +139,23 @@ def _look_at(
                 "with its parameters"
             )
         return _by_celery(to), function, known_as
+    if inspect.iscoroutinefunction(to):
+        return _by_function(to), _of_one_message(like), None
     if isinstance(to, FastStreamPublisher) and not hasattr(to, "publisher"):
-        function = like or _one_message
-        if len(inspect.signature(function).parameters) != 1:
-            raise InvalidSetting("forward(like=...) to a publisher must have one parameter")
-        return _by_faststream(to), function, None
+        return _by_faststream(to), _of_one_message(like), None
     raise InvalidSetting(
         f"forward(to={type(to).__name__}) must be a taskiq task, a Celery task or signature, or "
-        "a FastStream publisher, as broker.publisher('orders') returns"
+        "a FastStream publisher, as broker.publisher('orders') returns, or an async function of "
+        "the message and its id"
     )
+
+
+def _of_one_message(like: Callable[..., object] | None) -> Callable[..., object]:
+    if like is None:
+        return _one_message
+    if len(inspect.signature(like).parameters) != 1:
+        raise InvalidSetting("forward(like=...) to a publisher must have one parameter")
+    return like
 
 
 def _one_message(message: Any) -> None:
@@ -217,6 +230,16 @@ def _by_faststream(to: FastStreamPublisher) -> Publish:
     ) -> object:
         (message,) = arguments.values()
         return await to.publish(message, headers=headers, **dict.fromkeys(known_ids, message_id))
+
+    return publish
+
+
+def _by_function(to: Callable[[Any, str], Awaitable[object]]) -> Publish:
+    async def publish(
+        message_id: str, arguments: dict[str, Any], headers: dict[str, str]
+    ) -> object:
+        (message,) = arguments.values()
+        return await to(message, message_id)
 
     return publish
 

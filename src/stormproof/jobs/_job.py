@@ -13,6 +13,7 @@ from stormproof.errors import LeaseLost, NotStarted
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from ._outcomes import Outcomes
     from ._store import Store
 
 
@@ -33,6 +34,7 @@ class Job:
     start: int
     created_at: datetime
     _store: "Store" = field(repr=False)
+    _outcomes: "Outcomes" = field(repr=False)
     is_done: bool = False
 
     @property
@@ -48,6 +50,18 @@ class Job:
     def remaining(self) -> float | None:
         """Return the seconds left of its timeout, or None without one."""
         return remaining()
+
+    async def report(self, fraction: float | None = None, message: str | None = None) -> None:
+        """Store how far this job is, for `Jobs.outcome`; should it crash, its last words.
+
+        Waits for a transaction of its own: not inside a session's block on SQLite, where that
+        session is the only writer.
+
+        Args:
+            fraction: How much is done, from 0 to 1.
+            message: What it does now.
+        """
+        await self._outcomes.report(self.id, fraction, message)
 
     @asynccontextmanager
     async def once(self, session: "AsyncSession") -> AsyncIterator[None]:

@@ -1,20 +1,25 @@
 """Durable jobs of a service: committed means enqueued, and what is enqueued is done."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 
 from sqlalchemy import event
 
 from stormproof._core.lifecycle import Lifecycle, Loss
-from stormproof.errors import InvalidSetting, NotStarted
+from stormproof._core.primitives import register
+from stormproof.errors import InvalidArguments, InvalidSetting, NotStarted
 
-from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob, OnFailure
+from ._cron import Cron
+from ._declare import Declarations
+from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob
 from ._forward import Forwarding
-from ._payload import Arguments
+from ._handover import UnfinishedTask
+from ._outcomes import JobOutcome, Outcomes
 from ._store import JobsDatabase, Store
-from ._task import OPTIONS, JobTask
+from ._task import JobTask
 from ._trace import sending
 from ._worker import Worker
 
@@ -26,12 +31,13 @@ P = ParamSpec("P")
 Solve: TypeAlias = Callable[[JobTask[Any], AsyncExitStack], Awaitable[dict[str, Any]]]
 """Returns the values of a task's dependencies; what must end with the job goes to the stack."""
 
+
 _STALE_AFTER = 10.0
-_FEWEST_STARTS = 3
+_HELD_SHOWN = 50
 _LONGEST_DELAY = 3_660 * 86_400.0
 
 
-class Jobs(Forwarding):
+class Jobs(Declarations, Forwarding):
     """Durable jobs in the service's own database: no queue server, no extra process.
 
     A part of the service: give it to `install` behind its database. In a script or a test,
@@ -73,15 +79,16 @@ class Jobs(Forwarding):
         for setting, value in {"poll": poll, "stale_after": stale_after, "keep": keep}.items():
             if not value > 0:
                 raise InvalidSetting(f"Jobs({setting}={value!r}) must be more than 0")
+        super().__init__(name)
         self.concurrency = concurrency
         self.is_worker = worker
         self._database = database
-        self._name = name
         self._poll = poll
         self._stale_after = stale_after
         self._create_tables = create_tables
         self._keep = keep * 86_400
-        self._tasks: dict[str, JobTask[Any]] = {}
+        register("jobs", self)
+        self._outcomes = Outcomes(database.session, self._keep)
         self._solve: Solve | None = None
         self._store: Store | None = None
         self._worker: Worker | None = None
@@ -90,59 +97,6 @@ class Jobs(Forwarding):
     def name(self) -> str:
         """What messages call it."""
         return self._name
-
-    @property
-    def tasks(self) -> Mapping[str, JobTask[Any]]:
-        """What can be run, by name."""
-        return self._tasks
-
-    def task(
-        self,
-        *,
-        retries: int = 5,
-        timeout: float | None = 300.0,
-        concurrency: int | None = None,
-        on_failure: OnFailure = "hold",
-        backoff: float = 1.0,
-        max_backoff: float = 300.0,
-        max_starts: int | None = None,
-        name: str | None = None,
-    ) -> Callable[[Callable[P, Awaitable[Any]]], JobTask[P]]:
-        """Return a decorator that makes an async function a task, whose calls can be stored.
-
-        Args:
-            retries: How often a job that raised is started again.
-            timeout: Seconds a start may take; it is cancelled then, and has failed. It is the
-                deadline of everything the function waits for. None: no limit.
-            concurrency: How many of these jobs run at once in all workers together.
-            on_failure: What becomes of a job that failed for good: "hold" keeps it until
-                `retry` or `cancel`; "delete" leaves its traceback in the log alone.
-            backoff: Seconds before the first retry; it doubles each time, a random half less.
-            max_backoff: The longest of these pauses.
-            max_starts: After how many starts a job is held instead of started again, whatever
-                ended them: a job that kills its process ends here. Default: `retries` + 1, and
-                at least 3.
-            name: What the store calls it; default the function's name. Jobs that wait find
-                their function by it, so it must stay when the function is renamed.
-
-        Raises:
-            InvalidSetting: An option or a parameter of the function cannot be used.
-        """
-        _check_task(retries, timeout, concurrency, on_failure, backoff, max_backoff)
-
-        def decorate(function: Callable[P, Awaitable[Any]]) -> JobTask[P]:
-            named = name or str(getattr(function, "__name__", function))
-            if named in self._tasks:
-                raise InvalidSetting(f"two tasks of {self._name!r} are called {named!r}")
-            task = JobTask(
-                self, named, function, Arguments(named, function, reserved=OPTIONS),
-                retries, backoff, max_backoff, timeout, concurrency, on_failure,
-                max_starts or max(retries + 1, _FEWEST_STARTS),
-            )  # fmt: skip
-            self._tasks[named] = task
-            return task
-
-        return decorate
 
     async def open(self, lifecycle: Lifecycle | None = None) -> None:
         """Create missing tables, take the jobs of dead processes back, and begin to run.
@@ -161,6 +115,8 @@ class Jobs(Forwarding):
                     concurrency=self.concurrency,
                     poll=self._poll,
                     stale_after=self._stale_after,
+                    outcomes=self._outcomes,
+                    services=self._services(),
                 )
                 await self._worker.start()
         except BaseException:
@@ -207,6 +163,10 @@ class Jobs(Forwarding):
         """Return where a job stands; None: nobody knows it, or it ended long ago."""
         return (await self._opened().states([job_id])).get(job_id)
 
+    async def outcome(self, job_id: int) -> JobOutcome:
+        """Return what a job said with `job.report`, and what it returned, if that is kept."""
+        return await self._outcomes.of(job_id)
+
     async def held(self, limit: int = 100) -> list[HeldJob]:
         """Return the jobs that failed for good and are kept, the latest first."""
         return await self._opened().held(limit)
@@ -229,6 +189,28 @@ class Jobs(Forwarding):
                 self._worker.cancel(job_id)
         return count
 
+    async def overview(self) -> dict[str, Any]:
+        """Return what an operator wants to see, as JSON: counts, held jobs, unknown tasks.
+
+        Of each task: `queued` (could start), `delayed`, `running`, `held`, and `oldest_waiting`,
+        the seconds for which the first of the queued ones could have started. `unknown`: tasks
+        that have jobs and no function here; without one anywhere, they wait for ever.
+
+        The admin listener of `stormproof serve` shows it at `/jobs`. Waits for the database.
+        """
+        store = self._opened()
+        counts = {row.pop("task"): row for row in await store.counts()}
+        return {
+            "name": self._name,
+            "here": asdict(self.statistics()),
+            "tasks": counts,
+            "unknown": sorted(set(counts) - set(self._tasks)),
+            "held": [
+                {**asdict(job), "created_at": job.created_at.isoformat()}
+                for job in await store.held(_HELD_SHOWN)
+            ],
+        }
+
     def wake(self) -> None:
         """Look for jobs now; enqueueing does it by itself."""
         if self._worker is not None:
@@ -239,6 +221,8 @@ class Jobs(Forwarding):
         for job in jobs:
             if not 0 <= job.delay <= _LONGEST_DELAY:
                 raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s to ten years")
+        if not jobs:
+            return []
         with sending(jobs) as on_their_way:
             stored = await self._opened().enqueue(session, on_their_way.jobs)
             on_their_way.stored([job_id for job_id, _ in stored])
@@ -247,6 +231,32 @@ class Jobs(Forwarding):
             JobHandle(job_id, job.task, is_new)
             for job, (job_id, is_new) in zip(jobs, stored, strict=True)
         ]
+
+    def run_here(self, concurrency: int) -> None:
+        """Run jobs in this process, so many at once, whatever was said before; before `open`."""
+        self.is_worker, self.concurrency = True, concurrency
+
+    async def handover(self, unfinished: Sequence[UnfinishedTask]) -> Sequence[str]:
+        """Store tasks that a drain has cut as jobs: for `Tasks(handover=jobs.handover)`.
+
+        Each that was spawned with a task of these jobs (`tasks.options(on_shutdown="handover")
+        .spawn(send_receipt, 7)`) becomes a job, and begins anew where a worker runs.
+
+        Returns:
+            The ids of those that are stored; the others are no tasks of these jobs, or have
+            arguments that cannot be stored.
+        """
+        stored = []
+        known = {id(call): task for task in self._tasks.values() for call in (task, task.function)}
+        async with self._database.session() as session:
+            for lost in unfinished:
+                task = known.get(id(lost.function))
+                if task is None:
+                    continue
+                with suppress(InvalidArguments):
+                    await task.enqueue(session, *lost.args, **lost.kwargs)
+                    stored.append(lost.id)
+        return stored
 
     def solve_with(self, solve: Solve) -> None:
         """Let `solve` find the values of dependencies; `install` does it with FastAPI's."""
@@ -260,6 +270,15 @@ class Jobs(Forwarding):
                 f"give {self._name!r} to install(app, ...)"
             )
         return await self._solve(task, stack)
+
+    def _services(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        if not self._schedules:
+            return []
+
+        async def enqueue(session: "AsyncSession", task: JobTask[Any], key: str) -> None:
+            await self.store_jobs(session, [NewJob(task.name, task.arguments.dump(), key)])
+
+        return [Cron(self._schedules, self._database.session, enqueue).run]
 
     def _wake_after_commit(self, session: Any) -> None:
         if self._worker is None:
@@ -291,23 +310,3 @@ def _new_store(database: JobsDatabase, beat_every: float, keep: float) -> Store:
 
         return PostgresStore(database, beat_every=beat_every, keep=keep)
     raise InvalidSetting(f"jobs cannot be kept in {kind!r}; use SQLite or PostgreSQL")
-
-
-def _check_task(
-    retries: int,
-    timeout: float | None,
-    concurrency: int | None,
-    on_failure: str,
-    backoff: float,
-    max_backoff: float,
-) -> None:
-    if type(retries) is not int or retries < 0:
-        raise InvalidSetting(f"task(retries={retries!r}) must be an int of 0 or more")
-    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-        raise InvalidSetting(f"task(concurrency={concurrency!r}) must be None or 1 or more")
-    if on_failure not in ("hold", "delete"):
-        raise InvalidSetting(f"task(on_failure={on_failure!r}) must be 'hold' or 'delete'")
-    seconds = {"timeout": timeout, "backoff": backoff, "max_backoff": max_backoff}
-    for option, value in seconds.items():
-        if value is not None and not value > 0:
-            raise InvalidSetting(f"task({option}={value!r}) must be more than 0 s")

@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 
 class Leases:
@@ -24,30 +25,55 @@ class Leases:
         self.finished: set[int] = set()
         self.abandoned: set[int] = set()
         self.lost = 0
-        self._picks: dict[int, int] = {}
+        self._held: dict[int, _Lease] = {}
         self._lock = threading.Lock()
 
     def take(self, job_id: int, pick: int) -> bool:
         """Note a pick; return False when the job runs here already: its lease was renewed."""
         with self._lock:
-            is_new = job_id not in self._picks
-            self._picks[job_id] = pick
-        return is_new
+            lease = self._held.get(job_id)
+            if lease is not None and not lease.is_ending:
+                lease.pick = pick
+                return False
+            # One that ends may be picked again before we hear that its end is stored.
+            self._forget(job_id)
+            self._held[job_id] = _Lease(pick)
+        return True
+
+    def ending(self, job_id: int) -> int:
+        """Note that the run of a job is over and its end is about to be stored; return its pick."""
+        with self._lock:
+            lease = self._held.get(job_id)
+            if lease is None:
+                return -1
+            lease.is_ending = True
+            return lease.pick
 
     def pick_of(self, job_id: int) -> int:
         """Return by which pick the job is ours, or -1."""
-        return self._picks.get(job_id, -1)
+        lease = self._held.get(job_id)
+        return -1 if lease is None else lease.pick
 
     def give_up(self, ids: Iterable[int]) -> None:
-        """Forget jobs: their end is stored, or somebody else has them."""
+        """Forget those jobs whose run is over: their end is stored, or somebody else has them."""
         with self._lock:
             for job_id in ids:
-                self._picks.pop(job_id, None)
-                self.cancelled.discard(job_id)
-                self.handed_back.discard(job_id)
-                self.finished.discard(job_id)
+                lease = self._held.get(job_id)
+                if lease is not None and lease.is_ending:
+                    self._forget(job_id)
 
     def ids(self) -> list[int]:
         """Return the jobs we have now; from any thread."""
         with self._lock:
-            return list(self._picks)
+            return list(self._held)
+
+    def _forget(self, job_id: int) -> None:
+        self._held.pop(job_id, None)
+        for noted in (self.cancelled, self.handed_back, self.finished):
+            noted.discard(job_id)
+
+
+@dataclass(slots=True)
+class _Lease:
+    pick: int
+    is_ending: bool = False

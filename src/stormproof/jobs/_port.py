@@ -92,7 +92,7 @@ class EnginePort:
                 # The engine was cancelled, nobody cancelled the job: it must not be lost.
                 await self._again(job, 0.0, None, is_counted=False)
                 continue
-            ends.append(End(job.id, leases.pick_of(job.id), status, written(record)))
+            ends.append(End(job.id, leases.ending(job.id), status, written(record)))
         if ends:
             ours = await self._until_stored(lambda: self._store.finish(ends))
             await self._count(ends, ours | leases.finished)
@@ -130,11 +130,11 @@ class EnginePort:
         self, job: models.Job, delay: float, words: str | None, *, is_counted: bool
     ) -> None:
         leases = self._store.leases
-        pick = leases.pick_of(job.id)
+        pick, is_finished = leases.ending(job.id), job.id in leases.finished
         was_ours = await self._until_stored(
             lambda: self._store.again(job.id, pick, delay, words, is_counted=is_counted)
         )
-        leases.lost += not was_ours and job.id not in leases.finished
+        leases.lost += not (was_ours or is_finished)
         self.handed_back += was_ours and not is_counted
         leases.give_up([job.id])
 

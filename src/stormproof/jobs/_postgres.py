@@ -10,7 +10,7 @@ from pgqueuer.domain.models import Job as PickedJob
 from pgqueuer.domain.settings import db_settings
 from pgqueuer.domain.types import JobId, QueueEntrypoint, QueueManagerId
 from pgqueuer.ports.repository import EntrypointExecutionParameter
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ._beat_postgres import PostgresBeat
@@ -55,7 +55,8 @@ class PostgresStore(Store):
                 driver = ConnectionDriver(connection)
                 await Queries(driver).apply_upgrade()
                 if not await driver.fetch(self._sql.has_count_starts):
-                    for statement in self._sql.count_starts:
+                    tune = self._queries.qbe.build_optimize_autovacuum_query().split(";")
+                    for statement in (*self._sql.count_starts, *tune[:-1]):
                         await driver.execute(statement)
                 for statement in self._sql.create:
                     await driver.execute(statement)
@@ -192,6 +193,10 @@ class PostgresStore(Store):
         found = await self._queries.job_status([JobId(job_id) for job_id in ids])
         return {job_id: STATES[status] for job_id, status in found}
 
+    async def counts(self) -> list[dict[str, Any]]:
+        """Return how many jobs of each task stand where."""
+        return await self._fetch(self._sql.counts)
+
     async def held(self, limit: int) -> list[HeldJob]:
         """Return the held jobs, the latest first."""
         return [
@@ -232,6 +237,17 @@ def _twin(engine: AsyncEngine, size: int) -> AsyncEngine:
     """Return an engine with connections of its own, made in the same way, for any event loop."""
     # The pool's creator has no public name; it alone knows the arguments the engine was given.
     creator: Any = engine.sync_engine.pool._creator
-    return create_async_engine(
+    twin = create_async_engine(
         engine.url, creator=creator, pool_size=size, max_overflow=0, pool_pre_ping=True
     )
+
+    @event.listens_for(twin.sync_engine, "connect")
+    def walk_the_index(connection: Any, _: object) -> None:
+        # Until the table is analyzed, the planner sorts a backlog of 100,000 for each pick:
+        # 2.9 ms a job, instead of 0.17 ms from the index that has the order.
+        cursor = connection.cursor()
+        cursor.execute("SET enable_sort = off")
+        cursor.close()
+        connection.commit()
+
+    return twin

@@ -16,7 +16,7 @@ class Statements:
         names = settings.qualified
         self._queue, self._log = names.queue_table, names.queue_table_log
         self._status = names.queue_status_type
-        self._workers = settings.qualify("stormproof_jobs_workers")
+        self._workers = "stormproof_jobs_workers"
         self._tell = f"pg_notify('{settings.channel}', "
         self._ours = "status = 'picked' AND queue_manager_id = $1::uuid"
         self._define_schema()
@@ -30,6 +30,11 @@ class Statements:
         self.create = (
             f"""CREATE TABLE IF NOT EXISTS {workers} (
                 id uuid PRIMARY KEY, process text NOT NULL, seen timestamptz NOT NULL)""",
+            """CREATE TABLE IF NOT EXISTS stormproof_jobs_schedules (
+                name text PRIMARY KEY, expression text NOT NULL, next_at float8 NOT NULL)""",
+            """CREATE TABLE IF NOT EXISTS stormproof_jobs_outcomes (
+                job_id bigint PRIMARY KEY, fraction float8, message text, result text,
+                updated float8 NOT NULL)""",
         )
         # The engine counts no start that its process did not survive. A start is what sets a
         # row to picked; a heartbeat leaves `updated` as it was.
@@ -128,6 +133,15 @@ class Statements:
         queue, log, tell = self._queue, self._log, self._tell
         self.by_key = f"""SELECT id, dedupe_key FROM {queue}
             WHERE dedupe_key = ANY($1::text[]) AND status IN ('queued', 'picked')"""
+
+        self.counts = f"""SELECT entrypoint AS task,
+                COUNT(*) FILTER (WHERE status = 'queued' AND execute_after <= NOW()) AS queued,
+                COUNT(*) FILTER (WHERE status = 'queued' AND execute_after > NOW()) AS delayed,
+                COUNT(*) FILTER (WHERE status = 'picked') AS running,
+                COUNT(*) FILTER (WHERE status = 'failed') AS held,
+                EXTRACT(EPOCH FROM NOW() - LEAST(NOW(), MIN(execute_after)
+                    FILTER (WHERE status = 'queued')))::float8 AS oldest_waiting
+            FROM {queue} GROUP BY entrypoint"""
 
         self.held = f"""SELECT q.id, q.entrypoint, q.attempts, q.created,
                 (SELECT l.traceback::text FROM {log} l

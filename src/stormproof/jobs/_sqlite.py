@@ -1,7 +1,6 @@
 """The SQLite store: jobs in the database's own file, each change one short writing transaction."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,11 +16,15 @@ from ._sqlite_file import Rows, Run, SqliteFile
 from ._store import Beat, JobsDatabase, Store
 
 _PATIENCE = 5.0
+_AT_ONCE = 500
 _FORGET_AFTER = 86_400.0
 
 
 class SqliteStore(Store):
     """Jobs in a SQLite file, beside the tables of the app.
+
+    That a job was picked, and that it has ended, is written without waiting for the disk: when
+    a power cut undoes it, the job is started again, as after a crash in its middle.
 
     Args:
         database: The database whose file it is.
@@ -73,7 +76,13 @@ class SqliteStore(Store):
 
         def insert(sync: Any) -> list[tuple[int | None, bool]]:
             run = _runner(sync.connection())
-            return [_insert(run, job) for job in jobs]
+            if len(jobs) == 1 or any(job.key for job in jobs):
+                return [_insert(run, job) for job in jobs]
+            return [
+                (row["id"], True)
+                for first in range(0, len(jobs), _AT_ONCE)
+                for row in _insert_many(run, jobs[first : first + _AT_ONCE])
+            ]
 
         stored: list[tuple[int | None, bool]] = await session.run_sync(insert)
         return stored
@@ -106,7 +115,7 @@ class SqliteStore(Store):
 
         if not self._may_be_more and not await self._is_work(list(limits), stale_after):
             return []
-        jobs = await self._file.write(claim)
+        jobs = await self._file.write(claim, flush=False)
         self._may_be_more = bool(jobs)
         return jobs
 
@@ -120,18 +129,15 @@ class SqliteStore(Store):
     ) -> list[PickedJob]:
         now, worker = time.time(), str(self.leases.worker)
         run(sql.PROMOTE, (now,))
-        picked = run(sql.PICKED, ())
-        room = min(most, budget - sum(row["worker"] == worker for row in picked))
-        if room <= 0:
-            return []
-        running = Counter(row["task"] for row in picked)
-        rooms = {
-            task: min(room, limit - running[task]) if limit else room
-            for task, limit in limits.items()
-        }
-        rooms = {task: free for task, free in rooms.items() if free > 0}
-        stale = self._stale([row for row in picked if row["task"] in limits], now, stale_after)
-        if not rooms and not stale:
+        room = min(most, budget - len(self.leases.ids()))
+        stale = self._stale(run(sql.STALE, (now - stale_after,)), limits, now)
+        rooms = {task: room for task, limit in limits.items() if not limit}
+        if len(rooms) < len(limits):
+            running = {row["task"]: row["count"] for row in run(sql.RUNNING, ())}
+            for task, limit in limits.items():
+                if limit > running.get(task, 0):
+                    rooms[task] = min(room, limit - running.get(task, 0))
+        if room <= 0 or not (rooms or stale):
             return []
         wanted = [part for task_and_room in rooms.items() for part in task_and_room]
         rows = run(
@@ -140,20 +146,23 @@ class SqliteStore(Store):
         )
         return sorted(map(_picked, rows), key=lambda job: (-job.priority, job.id))
 
-    def _stale(self, picked: Rows, now: float, stale_after: float) -> list[int]:
-        """Return the jobs whose heartbeat is stale in a second look as well.
+    def _stale(self, late: Rows, tasks: Collection[str], now: float) -> list[int]:
+        """Return the jobs whose heartbeat is late in a second look as well.
 
         After the machine has slept, or behind a long writing transaction, the heartbeat of a
         living worker is late, too; until the second look it comes.
         """
         suspects = {}
-        for row in picked:
-            if row["heartbeat"] < now - stale_after:
-                seen = self._suspects.get(row["id"])
-                is_known = seen is not None and seen[0] == row["heartbeat"]
-                suspects[row["id"]] = seen if seen and is_known else (row["heartbeat"], now)
+        for row in late:
+            beat, seen_at = self._suspects.get(row["id"], (None, now))
+            suspects[row["id"]] = (row["heartbeat"], seen_at if beat == row["heartbeat"] else now)
         self._suspects = suspects
-        return [job for job, (_, at) in suspects.items() if now - at >= self._beat_every]
+        ours = {row["id"] for row in late if row["task"] in tasks}
+        return [
+            job
+            for job, (_, seen_at) in suspects.items()
+            if job in ours and now - seen_at >= self._beat_every
+        ]
 
     async def _is_work(self, tasks: Sequence[str], stale_after: float) -> bool:
         now = time.time()
@@ -167,7 +176,7 @@ class SqliteStore(Store):
 
     async def finish(self, ends: Sequence[End]) -> set[int]:
         """Store ends in one transaction."""
-        return await self._file.write(lambda run: self._end(run, ends))
+        return await self._file.write(lambda run: self._end(run, ends), flush=False)
 
     def _end(self, run: Run, ends: Sequence[End]) -> set[int]:
         ours, now, worker = set(), time.time(), str(self.leases.worker)
@@ -194,7 +203,7 @@ class SqliteStore(Store):
                 run(sql.LOG, (job_id, row["task"], "queued", now, words))
             return bool(rows)
 
-        was_ours = await self._file.write(queue)
+        was_ours = await self._file.write(queue, flush=False)
         self._may_be_more = True
         return was_ours
 
@@ -235,6 +244,11 @@ class SqliteStore(Store):
         rows = await self._file.read(lambda run: run(sql.states(len(ids)), (*ids, *ids)))
         return {row["id"]: STATES[row["status"]] for row in rows}
 
+    async def counts(self) -> list[dict[str, Any]]:
+        """Return how many jobs of each task stand where."""
+        now = time.time()
+        return [dict(row) for row in await self._file.read(lambda run: run(sql.COUNTS, (now,) * 3))]
+
     async def held(self, limit: int) -> list[HeldJob]:
         """Return the held jobs, the latest first."""
         return [
@@ -273,11 +287,21 @@ class SqliteStore(Store):
         return told(rows[0]["traceback"]) if rows else ""
 
 
-def _insert(run: Run, job: NewJob) -> tuple[int | None, bool]:
+def _insert_many(run: Run, jobs: Sequence[NewJob]) -> Rows:
+    return sorted(
+        run(sql.enqueue(len(jobs)), tuple(value for job in jobs for value in _row(job))),
+        key=lambda row: row["id"],
+    )
+
+
+def _row(job: NewJob) -> tuple[Any, ...]:
     now = time.time()
     row = (job.task, job.payload, job.priority, job.key, to_json(job.headers).decode())
-    times = (int(job.delay <= 0), now, now, now, now + job.delay)
-    rows = run(sql.ENQUEUE, (*row, *times))
+    return (*row, int(job.delay <= 0), now, now, now, now + job.delay)
+
+
+def _insert(run: Run, job: NewJob) -> tuple[int | None, bool]:
+    rows = run(sql.enqueue(1), _row(job))
     if rows:
         return rows[0]["id"], True
     found = run(sql.BY_KEY, (job.key,))

@@ -35,20 +35,27 @@ class SqliteFile:
         self._patience = patience
         self._thread = ThreadPoolExecutor(1, "jobs store")
         self._connection: sqlite3.Connection | None = None
+        self._is_flushing: bool | None = None
 
     async def read(self, function: Callable[[Run], T]) -> T:
         """Call `function(run)` outside of a transaction; it waits for no writer."""
         return await self._visit(lambda connection: function(_runner(connection)))
 
-    async def write(self, function: Callable[[Run], T]) -> T:
+    async def write(self, function: Callable[[Run], T], *, flush: bool = True) -> T:
         """Call `function(run)` in a transaction: committed when it returns, undone if it raises.
 
         Cancelled: it goes on to its end.
 
+        Args:
+            function: Runs the statements.
+            flush: Whether the COMMIT waits for the disk. Without, a power cut (no crash of the
+                process or of another) may undo it; what came before it on any connection that
+                does wait stays.
+
         Raises:
             sqlite3.OperationalError: The lock did not come free in time, or SQLite refuses.
         """
-        return await self._visit(lambda connection: self._write(connection, function))
+        return await self._visit(lambda connection: self._write(connection, function, flush))
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
@@ -69,7 +76,12 @@ class SqliteFile:
             self._connection = connection
         return self._connection
 
-    def _write(self, connection: sqlite3.Connection, function: Callable[[Run], T]) -> T:
+    def _write(
+        self, connection: sqlite3.Connection, function: Callable[[Run], T], flush: bool
+    ) -> T:
+        if flush is not self._is_flushing:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if flush else 'NORMAL'}")
+            self._is_flushing = flush
         self._begin(connection)
         try:
             result = function(_runner(connection))

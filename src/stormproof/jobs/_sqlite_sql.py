@@ -1,6 +1,7 @@
 """The SQL of the SQLite store: one table for what is to be done, one for what has ended."""
 
 from collections.abc import Sequence
+from functools import cache
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS stormproof_jobs (
@@ -39,6 +40,11 @@ SCHEMA = (
     """CREATE INDEX IF NOT EXISTS stormproof_jobs_log_created ON stormproof_jobs_log (created)""",
     """CREATE TABLE IF NOT EXISTS stormproof_jobs_workers (
         id TEXT PRIMARY KEY, process TEXT NOT NULL, seen REAL NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS stormproof_jobs_schedules (
+        name TEXT PRIMARY KEY, expression TEXT NOT NULL, next_at REAL NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS stormproof_jobs_outcomes (
+        job_id INTEGER PRIMARY KEY, fraction REAL, message TEXT, result TEXT,
+        updated REAL NOT NULL)""",
 )
 
 SIGN_ON = """INSERT INTO stormproof_jobs_workers (id, process, seen) VALUES (?, ?, ?)
@@ -50,19 +56,17 @@ SIGN_OFF = "DELETE FROM stormproof_jobs_workers WHERE id = ?"
 
 WORKERS = "SELECT id, process FROM stormproof_jobs_workers"
 
-ENQUEUE = """INSERT INTO stormproof_jobs (task, payload, priority, key, headers, status, is_due,
-        attempts, created, updated, heartbeat, start_after)
-    VALUES (?, ?, ?, ?, ?, 'queued', ?, 0, ?, ?, ?, ?)
-    ON CONFLICT (key) WHERE key IS NOT NULL AND status IN ('queued', 'picked') DO NOTHING
-    RETURNING id"""
-
 BY_KEY = """SELECT id FROM stormproof_jobs
     WHERE key = ? AND key IS NOT NULL AND status IN ('queued', 'picked')"""
 
 PROMOTE = """UPDATE stormproof_jobs SET is_due = 1
     WHERE status = 'queued' AND is_due = 0 AND start_after <= ?"""
 
-PICKED = """SELECT id, task, worker, heartbeat FROM stormproof_jobs WHERE status = 'picked'"""
+STALE = """SELECT id, task, heartbeat FROM stormproof_jobs
+    WHERE status = 'picked' AND heartbeat < ?"""
+
+RUNNING = """SELECT task, COUNT(*) AS count FROM stormproof_jobs
+    WHERE status = 'picked' GROUP BY task"""
 
 ANY_PICKED_STALE = """SELECT 1 FROM stormproof_jobs
     WHERE status = 'picked' AND heartbeat < ? LIMIT 1"""
@@ -92,6 +96,14 @@ LOG = """INSERT INTO stormproof_jobs_log (job_id, task, status, created, traceba
 REAP = """UPDATE stormproof_jobs SET status = 'queued', is_due = 1, updated = ?, worker = NULL
     WHERE status = 'picked' AND worker = ? RETURNING id, task"""
 
+COUNTS = """SELECT task,
+        COUNT(*) FILTER (WHERE status = 'queued' AND start_after <= ?) AS queued,
+        COUNT(*) FILTER (WHERE status = 'queued' AND start_after > ?) AS delayed,
+        COUNT(*) FILTER (WHERE status = 'picked') AS running,
+        COUNT(*) FILTER (WHERE status = 'failed') AS held,
+        MAX(0, ? - MIN(start_after) FILTER (WHERE status = 'queued')) AS oldest_waiting
+    FROM stormproof_jobs GROUP BY task"""
+
 HELD = """SELECT j.id, j.task, j.attempts, j.created,
         (SELECT traceback FROM stormproof_jobs_log l
          WHERE l.job_id = j.id AND traceback IS NOT NULL ORDER BY l.id DESC LIMIT 1) AS traceback
@@ -101,6 +113,17 @@ LAST_WORDS = """SELECT traceback FROM stormproof_jobs_log
     WHERE job_id = ? AND traceback IS NOT NULL ORDER BY id DESC LIMIT 1"""
 
 PRUNE = "DELETE FROM stormproof_jobs_log WHERE created < ?"
+
+
+@cache
+def enqueue(count: int) -> str:
+    """Return the statement that stores `count` jobs."""
+    one = "(?, ?, ?, ?, ?, 'queued', ?, 0, ?, ?, ?, ?)"
+    return f"""INSERT INTO stormproof_jobs (task, payload, priority, key, headers, status, is_due,
+            attempts, created, updated, heartbeat, start_after)
+        VALUES {", ".join([one] * count)}
+        ON CONFLICT (key) WHERE key IS NOT NULL AND status IN ('queued', 'picked') DO NOTHING
+        RETURNING id"""
 
 
 def retry_held(count: int) -> str:

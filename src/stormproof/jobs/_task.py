@@ -1,9 +1,9 @@
 """Tasks of jobs: a function, and how its jobs are run."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
 
 from ._facts import JobHandle, NewJob, OnFailure
 from ._payload import Arguments
@@ -11,13 +11,23 @@ from ._payload import Arguments
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from ._jobs import Jobs
-
 P = ParamSpec("P")
 
 _DOUBLINGS = 60  # 2.0 ** 1024 is an error
 
 OPTIONS = frozenset({"session", "key", "delay", "priority"})
+
+
+class Home(Protocol):
+    """What a task belongs to: `Jobs`."""
+
+    async def store_jobs(self, session: "AsyncSession", jobs: Sequence[NewJob]) -> list[JobHandle]:
+        """Store jobs in the session's transaction."""
+        ...
+
+    async def solve(self, task: "JobTask[Any]", stack: AsyncExitStack) -> dict[str, Any]:
+        """Return the values of the task's dependencies."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +40,13 @@ class JobTask(Generic[P]):
         name: What the store calls it; a job finds its function by this name.
         function: The function.
         arguments: What it can be called with.
-        retries, backoff, max_backoff, timeout, concurrency, on_failure, max_starts: As of `task`.
+        retries, backoff, max_backoff, timeout, concurrency, on_failure: As of `task`.
+        max_starts, keep_result: As of `task`.
     """
 
-    jobs: "Jobs"
+    jobs: Home
     name: str
-    function: Callable[P, Awaitable[Any]]
+    function: Callable[P, Coroutine[Any, Any, Any]]
     arguments: Arguments
     retries: int
     backoff: float
@@ -44,8 +55,9 @@ class JobTask(Generic[P]):
     concurrency: int | None
     on_failure: OnFailure
     max_starts: int
+    keep_result: bool
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Any]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, Any]:
         """Call the function, here and now."""
         return self.function(*args, **kwargs)
 

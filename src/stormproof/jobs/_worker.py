@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from stormproof._core.clock import MONOTONIC
 
 from ._executor import JobExecutor
 from ._facts import JobsStatistics
+from ._outcomes import Outcomes
 from ._port import EnginePort, as_port
 from ._process import described, is_dead, this_process
 
@@ -28,7 +29,7 @@ _REAP_EVERY = 1.0
 _SIGN_EVERY = 60.0
 _RESTART_AFTER = 1.0
 _TIDY_EVERY = 30.0
-_CLEAN_UP = 1.0
+_CLEAN_UP = 2.0
 
 _log = logging.getLogger("stormproof")
 
@@ -42,6 +43,8 @@ class Worker:
         concurrency: How many at once.
         poll: Seconds between two looks when nobody said that there is something.
         stale_after: Seconds without a heartbeat after which a job is taken from its worker.
+        outcomes: Where what jobs say of themselves goes.
+        services: What runs beside it until the drain.
 
     Attributes:
         running: The job's task of each job that runs here.
@@ -56,8 +59,12 @@ class Worker:
         concurrency: int,
         poll: float,
         stale_after: float,
+        outcomes: Outcomes,
+        services: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         self.store = store
+        self.outcomes = outcomes
+        self._services = services
         self.running: dict[int, asyncio.Task[None]] = {}
         self.is_draining = False
         self.retried = self.reaped = self.handed_back = 0
@@ -81,6 +88,7 @@ class Worker:
         self._work = [
             asyncio.create_task(self._run(), name="jobs worker"),
             asyncio.create_task(self._keep(), name="jobs keeper"),
+            *(asyncio.create_task(service(), name="jobs cron") for service in self._services),
         ]
 
     def wake(self) -> None:
@@ -116,14 +124,14 @@ class Worker:
     async def drain(self, until: float) -> None:
         """Start nothing more, let the running jobs end in time, and give the others back.
 
-        The last tenth of the time, at most 1 s, is for the clean-up of those. Returns by
-        `until` at the latest, or a moment later.
+        The last quarter of the time, at most 2 s, is for the clean-up of those, and for giving
+        them back. Returns by `until` at the latest, or a moment later.
         """
         self.is_draining = True
         self._engine.shutdown.set()
         left = max(0.0, until - MONOTONIC.now())
         if self.running:
-            await asyncio.wait(self.running.values(), timeout=left - min(1.0, left * 0.1))
+            await asyncio.wait(self.running.values(), timeout=left - min(_CLEAN_UP, left / 4))
         for job_id, task in list(self.running.items()):
             self.store.leases.handed_back.add(job_id)
             task.cancel()
@@ -148,17 +156,18 @@ class Worker:
         await self.store.close()
 
     async def _end(self, seconds: float) -> None:
-        """End the engine's loop and the keeper, by force after `seconds`."""
+        """End the engine's loop, by force after `seconds`, and what runs beside it."""
         if not self._work:
             return
-        engine, keeper = self._work
-        keeper.cancel()
+        engine, *others = self._work
+        for other in others:
+            other.cancel()
         if not engine.done():
             await asyncio.wait((engine,), timeout=seconds)
         if not engine.done():
             self._port.is_closing = True
             engine.cancel()
-        await asyncio.wait((engine, keeper), timeout=1.0)
+        await asyncio.wait(self._work, timeout=1.0)
 
     async def _run(self) -> None:
         """Run the engine's loop; begin again should it ever fail."""

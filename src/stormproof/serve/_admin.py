@@ -50,7 +50,7 @@ def parse_admin(text: str) -> tuple[str, int]:
 
 
 class AdminServer:
-    """Answers GET /livez, /readyz, /metrics and /drain from threads of its own.
+    """Answers GET /livez, /readyz, /metrics, /primitives, /drain and /jobs from its own threads.
 
     It speaks also while the event loop is stuck, which is what it is for. Everything it tells
     is meant for operators: bind it to loopback, or to a network that only they reach.
@@ -59,14 +59,22 @@ class AdminServer:
         snapshots: Where the workers' states come from; called in a thread, for each request.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
+        jobs: Returns what is known of durable jobs, or None where there are none.
 
     Raises:
         PortInUse: The address cannot be listened on.
     """
 
-    def __init__(self, snapshots: Snapshots, *, host: str = _LOOPBACK, port: int = 0) -> None:
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        *,
+        host: str = _LOOPBACK,
+        port: int = 0,
+        jobs: Callable[[], object] = lambda: None,
+    ) -> None:
         def answer(path: str) -> _Answer:
-            return _answer(path, snapshots)
+            return _jobs(jobs) if path == "/jobs" else _answer(path, snapshots)
 
         try:
             self._server = _Listener((host, port), answer)
@@ -178,8 +186,20 @@ def _answer(path: str, snapshots: Snapshots) -> _Answer:
         case "/drain":
             report = rehearsal(snapshots(with_open=True))
             return 200, _JSON, json.dumps(report, indent=2) + "\n"
-    paths = ["/livez", "/readyz", "/metrics", "/primitives", "/drain"]
+    paths = ["/livez", "/readyz", "/metrics", "/primitives", "/drain", "/jobs"]
     return 404, _JSON, json.dumps({"detail": f"no {path} here", "paths": paths})
+
+
+def _jobs(ask: Callable[[], object]) -> _Answer:
+    """Answer with what the app's own process knows: it asks the database, through the loop."""
+    try:
+        found = ask()
+    except Exception as error:
+        return 503, _JSON, json.dumps({"detail": f"no answer: {type(error).__name__}"})
+    if found is None:
+        detail = "no jobs here: the app has none, or it runs in workers under a parent"
+        return 404, _JSON, json.dumps({"detail": detail})
+    return 200, _JSON, json.dumps(found, indent=2) + "\n"
 
 
 def _health(report: dict[str, Any]) -> _Answer:

@@ -58,7 +58,9 @@ def serve(app: Any, options: ServeOptions) -> int:
         observer = observer_of(app, options)
         if observer is not None:
             stack.callback(observer.close)
-            stack.enter_context(admin_server(lambda **how: [observer.snapshot(**how)], options))
+            stack.enter_context(
+                admin_server(lambda **how: [observer.snapshot(**how)], options, jobs=observer.jobs)
+            )
         listeners = open_listeners(options)
         stack.callback(log_phases(lifecycle))
         stack.callback(lifecycle.events.subscribe(_Announcer(listeners, options, lifecycle)))
@@ -115,7 +117,9 @@ def observer_of(app: Any, options: ServeOptions) -> Observer | None:
 
 
 @contextmanager
-def admin_server(snapshots: Snapshots, options: ServeOptions) -> Iterator[None]:
+def admin_server(
+    snapshots: Snapshots, options: ServeOptions, *, jobs: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Answer on the admin listener inside the block, if the options want one.
 
     Raises:
@@ -125,7 +129,7 @@ def admin_server(snapshots: Snapshots, options: ServeOptions) -> Iterator[None]:
         yield
         return
     host, port = parse_admin(options.admin)
-    with AdminServer(snapshots, host=host, port=port) as server:
+    with AdminServer(snapshots, host=host, port=port, jobs=jobs) as server:
         _log.info("admin listener on %s", server.url)
         yield
 

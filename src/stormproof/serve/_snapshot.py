@@ -5,10 +5,10 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from stormproof._core.asgi import ASGIApp, Message, Receive, Scope, Send
 from stormproof._core.clock import MONOTONIC, Clock
@@ -79,6 +79,16 @@ class WorkerSnapshot:
             return cls(**values)
         except (TypeError, KeyError) as exc:
             raise ValueError(f"no snapshot of a worker: {exc}") from exc
+
+
+@runtime_checkable
+class _KeepsJobs(Protocol):
+    """A part with jobs, told by its shape: the room itself may not be installed."""
+
+    def overview(self) -> Coroutine[Any, Any, dict[str, Any]]: ...
+
+
+_JOBS_PATIENCE = 2.0
 
 
 class Observer:
@@ -152,6 +162,28 @@ class Observer:
             primitives=tuple(primitives()),
             open=self._open() if with_open else (),
         )
+
+    def jobs(self) -> list[dict[str, Any]] | None:
+        """Return the `overview` of each part that keeps jobs, None without one; not on the loop.
+
+        Raises:
+            TimeoutError: The loop, or the database behind it, did not answer within 2 s.
+        """
+        asked = [part.overview() for part in self._parts if isinstance(part, _KeepsJobs)]
+        loop = self._loop
+        if not asked or loop is None or loop.is_closed():
+            for overview in asked:
+                overview.close()
+            return None
+
+        async def answer() -> list[dict[str, Any]]:
+            return [await overview for overview in asked]
+
+        future = asyncio.run_coroutine_threadsafe(answer(), loop)
+        try:
+            return future.result(_JOBS_PATIENCE)
+        finally:
+            future.cancel()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, PhaseEntered) and event.phase == "ready":

@@ -249,7 +249,7 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
         """Return what httpcore2 asks for."""
         match info:
             case "is_readable":
-                return self._is_over or bool(self._buffer)
+                return self._is_over or bool(self._buffer) or self._poll()
             case "client_addr":
                 return self._transport.get_extra_info("sockname")
             case "server_addr":
