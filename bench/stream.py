@@ -28,7 +28,16 @@ from typing import Any
 import uvloop
 
 HERE = Path(__file__).parent
-ALL = ("raw", "hub mounted", "hub route", "hub installed", "seed", "sse-starlette", "native")
+ALL = (
+    "raw",
+    "hub bare",
+    "hub mounted",
+    "hub route",
+    "hub installed",
+    "seed",
+    "sse-starlette",
+    "native",
+)
 CLIENTS = 2000
 MANY = 10_000
 ROUNDS = 25
@@ -167,7 +176,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(*names: str, is_under_serve: bool = False) -> Iterator[dict[str, Server]]:
+def serving(*names: str) -> Iterator[dict[str, Server]]:
     """Start the servers that are named; stop them at the end."""
     servers: dict[str, Server] = {}
     try:
@@ -272,6 +281,32 @@ def stall(names: tuple[str, ...], number: int, seconds: float = 6.0) -> None:
             print(f"  {name:15} worst {worsts:20} median {middle:.2f}")
 
 
+def stalled_reader() -> None:
+    """Print how many bytes a reader who takes nothing costs before the first event is dropped."""
+    print("a reader that stalls: bytes published to it before the first event is dropped")
+    port = free_port()
+    for name, module in (("uvicorn", ["uvicorn"]), ("stormproof serve", ["stormproof", "serve"])):
+        command = [sys.executable, "-m", *module, "stream_servers:served", "--port", str(port)]
+        server = Server(name, command, port)
+        try:
+            for _ in range(500):
+                with contextlib.suppress(OSError):
+                    server.get("/push?size=1")
+                    break
+                time.sleep(0.02)
+            for size in (100, 1000, 8000):
+                with socket.create_connection(("127.0.0.1", port)) as stalled:
+                    stalled.sendall(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")
+                    stalled.recv(100)
+                    before = json.loads(server.get("/push?size=1"))["dropped"]
+                    number = 0
+                    while json.loads(server.get(f"/push?size={size}"))["dropped"] == before:
+                        number += 1
+                print(f"  {name:17} events of {size:5} bytes: {number * size / 1024:7.0f} kB")
+        finally:
+            server.stop()
+
+
 def main() -> None:
     """Run all parts, or the one that is named."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -287,6 +322,7 @@ def main() -> None:
         "cpu": lambda: fan_out(ALL, CLIENTS, ROUNDS),
         "many": lambda: fan_out(("raw", "hub mounted", "hub route"), MANY, 8),
         "memory": lambda: memory(ALL, CLIENTS),
+        "stalled-reader": stalled_reader,
         "stall": lambda: stall(("hub mounted", "hub route", "seed", "native"), CLIENTS),
     }
     print(

@@ -91,10 +91,11 @@ def with_queues(
 
 def with_controls(app: FastAPI, publish: Callable[[], Any]) -> Any:
     """Put what the bench asks for in front of the app, where it costs next to nothing."""
+    if isinstance(app, FastAPI):
 
-    @app.get("/ping", response_class=PlainTextResponse)
-    async def ping() -> str:
-        return ""
+        @app.get("/ping", response_class=PlainTextResponse)
+        async def ping() -> str:
+            return ""
 
     async def controls(scope: Any, receive: Any, send: Any) -> None:
         path = scope.get("path")
@@ -149,8 +150,8 @@ def native() -> Any:
     return with_queues(make)
 
 
-def hub(*, is_mounted: bool, is_installed: bool = False) -> Any:
-    """Return a hub, mounted or behind a route."""
+def hub(*, is_mounted: bool, is_installed: bool = False) -> tuple[FastAPI, Hub]:
+    """Return an app with a hub, mounted or behind a route."""
     app = FastAPI()
     one = Hub()
     if is_installed:
@@ -163,16 +164,38 @@ def hub(*, is_mounted: bool, is_installed: bool = False) -> Any:
         async def stream() -> Any:
             return one.response(["news"])
 
+    @app.get("/push")
+    async def push(size: int) -> dict[str, int]:
+        await one.publish("news", "x" * size)
+        await asyncio.sleep(0)  # the reader's turn
+        return {"dropped": one.statistics().dropped}
+
+    return app, one
+
+
+def controlled(app: FastAPI, one: Hub) -> Any:
+    """Put the bench's controls in front of an app with a hub."""
+
     async def publish() -> None:
         await one.publish("news", event_data())
 
     return with_controls(app, publish)
 
 
+def bare() -> Any:
+    """Return a hub that is the whole ASGI app, with nothing around it."""
+    one = Hub()
+    return controlled(one.asgi(["news"]), one)  # type: ignore[arg-type]
+
+
+served, _ = hub(is_mounted=False, is_installed=True)
+"""For `stormproof serve`."""
+
 APPS: dict[str, Callable[[], Any]] = {
-    "hub mounted": lambda: hub(is_mounted=True),
-    "hub route": lambda: hub(is_mounted=False),
-    "hub installed": lambda: hub(is_mounted=False, is_installed=True),
+    "hub bare": bare,
+    "hub mounted": lambda: controlled(*hub(is_mounted=True)),
+    "hub route": lambda: controlled(*hub(is_mounted=False)),
+    "hub installed": lambda: controlled(*hub(is_mounted=False, is_installed=True)),
     "seed": seed,
     "sse-starlette": sse_starlette,
     "native": native,

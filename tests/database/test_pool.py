@@ -143,4 +143,4 @@ async def test_a_gate_loses_no_place_under_random_cancellations(seed: int) -> No
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert (gate.in_use, gate.waiting) == (0, 0)
-    assert gate.emptied.is_set()
+    await gate.emptied()

@@ -265,6 +265,8 @@ async def test_what_cannot_be_used_says_what_can() -> None:
         with pytest.raises(InvalidSetting, match=next(iter(options))):
             PostgresBus("postgresql://localhost/x", **options)
     bus = PostgresBus("postgresql://localhost/x")
+    with pytest.raises(InvalidSetting, match="a NUL, which PostgreSQL cannot"):
+        await bus.append(Entry("t", "\0"))
     async with session_on("sqlite+aiosqlite://", "aiosqlite") as session:
         with pytest.raises(InvalidSetting, match="asyncpg or psycopg"):
             await bus.append_in(session, Entry("t", "1"))

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from stormproof.errors import BusUnavailable, BusUnusable, InvalidSetting, PublishUnknown
-from stormproof.prove.faults import Blackhole, FaultProxy, Refuse, Reset
+from stormproof.prove.faults import Blackhole, Down, FaultProxy, Refuse, Reset
 from stormproof.stream._bus import Entry, HistoryLost, Position
 from stormproof.stream._redis import RedisBus
 from tests.harness.redis import RedisServer, running_redis
@@ -204,6 +204,20 @@ async def test_an_append_while_nothing_listens_is_known_not_to_be_stored(
             await bus.append(Entry("t", "1"))
         proxy.clear()
         assert (await bus.tail()).offset == 0
+
+
+async def test_who_leaves_before_anything_is_sent_publishes_nothing(
+    redis_server: RedisServer,
+) -> None:
+    async with proxied(redis_server) as proxy, opened(proxy.url) as (bus,):
+        start = await bus.tail()
+        proxy.set(Down())
+        leaving, staying = (asyncio.create_task(bus.append(Entry("t", word))) for word in "ls")
+        await begun(leaving)
+        leaving.cancel()
+        proxy.clear()
+        await staying
+        assert data(await bus.read(start, limit=5, wait=0)) == ["s"]
 
 
 async def test_a_server_that_refuses_says_why(redis_server: RedisServer) -> None:

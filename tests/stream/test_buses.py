@@ -9,10 +9,11 @@ import pytest
 
 from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
-from stormproof.errors import NotStarted
+from stormproof.errors import BusUnusable, InvalidSetting
 from stormproof.stream import Bus, Entry, HistoryLost, MemoryBus, Position
 from stormproof.stream._postgres import PostgresBus
 from stormproof.stream._redis import RedisBus
+from stormproof.stream._store_bus import StoreBus
 from tests.harness import ServerProcess
 
 from .buses import begun, data, publish, read_all
@@ -205,8 +206,7 @@ asyncio.run(main())
         assert [e.data for e in read if e.topic == topic] == [str(n) for n in range(20)]
 
 
-@among_processes
-async def test_close_ends_a_read_and_a_closed_bus_says_so(log: Log) -> None:
+async def test_close_ends_a_read_and_the_bus_can_be_used_again(log: Log) -> None:
     bus = log.bus()
     start = await bus.tail()
     reading = asyncio.create_task(bus.read(start, limit=5, wait=60))
@@ -214,10 +214,41 @@ async def test_close_ends_a_read_and_a_closed_bus_says_so(log: Log) -> None:
     await bus.close()
     await bus.close()
     assert list(await reading) == []
-    with pytest.raises(NotStarted, match="closed"):
-        await bus.append(Entry("t", "late"))
-    with pytest.raises(NotStarted, match="closed"):
-        await bus.read(start, limit=5, wait=1)
+    await publish(bus, 1)
+    assert data(await bus.read(start, limit=5, wait=5)) == ["1"]
+
+
+@among_processes
+def test_a_bus_serves_one_loop_after_the_other(kind: tuple[Callable[..., Bus], str]) -> None:
+    """An app is often started once for each test, always with the hub that it was written with."""
+    make, url = kind
+    bus = make(url, log=f"log_{token_hex(4)}")
+
+    async def use(number: int) -> list[str]:
+        if isinstance(bus, PostgresBus):
+            await bus.create()
+        start = await bus.tail()
+        reads = [asyncio.create_task(bus.read(start, limit=9, wait=5)) for _ in range(2)]
+        await begun(reads[0])
+        await publish(bus, 1, first=number)
+        texts = [text for read in reads for text in data(await read)]
+        await bus.close()
+        return texts
+
+    assert asyncio.run(use(1)) == ["1", "1"]
+    assert asyncio.run(use(2)) == ["2", "2"]
+
+
+@among_processes
+async def test_text_that_cannot_be_stored_is_refused_alone(log: Log) -> None:
+    bus = log.bus()
+    start = await bus.tail()
+    bad, good = await asyncio.gather(
+        bus.append(Entry("t", "\ud800")), bus.append(Entry("t", "good")), return_exceptions=True
+    )
+    assert isinstance(bad, InvalidSetting)
+    assert isinstance(good, Position)
+    assert data(await bus.read(start, limit=5, wait=0)) == ["good"]
 
 
 @among_processes
@@ -225,3 +256,15 @@ async def test_an_append_never_waits_past_the_deadline(log: Log) -> None:
     bus = log.bus()
     with in_force(Deadline(MONOTONIC.now() - 1)), pytest.raises(ConnectionError):
         await bus.append(Entry("t", "late"))
+
+
+@among_processes
+async def test_a_batch_that_arrives_after_a_later_one_is_refused(log: Log) -> None:
+    bus, late = log.bus(), log.bus()
+    assert isinstance(bus, StoreBus)
+    assert isinstance(late, StoreBus)
+    late._publisher = bus._publisher  # as if its first packet had been held up on the way
+    positions = await publish(bus, 2)
+    with pytest.raises(BusUnusable, match="a later batch of this publisher"):
+        await late.append(Entry("t", "late"))
+    assert await bus.tail() == positions[-1]

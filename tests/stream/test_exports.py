@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from starlette.middleware.gzip import GZipMiddleware
 
 from stormproof._core.lifecycle import Lifecycle
 from stormproof.errors import InvalidSetting, StormproofError
@@ -179,6 +180,16 @@ async def test_range_without_a_known_export_is_answered_with_the_whole() -> None
         assert (answer.status, answer.body) == (200, BODY)
 
 
+async def test_compression_keeps_off_what_is_to_be_resumed() -> None:
+    """It would send other bytes under the same entity tag, and ranges of those do not fit."""
+    async with opened() as exports:
+        app = app_with(exports, Source())
+        app.add_middleware(GZipMiddleware)
+        async with serving(app) as port:
+            headers = {"accept-encoding": "gzip"}
+            assert (await request(port, "GET", "/a", headers=headers)).body == BODY
+
+
 async def test_head_tells_what_is_kept_and_begins_nothing() -> None:
     source = Source()
     async with opened() as exports, serving(app_with(exports, source)) as port:
@@ -325,6 +336,12 @@ async def test_cancelled_at_any_tick_leaves_the_part_whole() -> None:
             assert all(not spool.readers for spool in exports._shelf.of(ticks))
             assert source.closed == source.began
             assert len(asyncio.all_tasks()) == 1
+
+
+async def test_folder_that_cannot_hold_a_file_stops_the_start(tmp_path: Path) -> None:
+    exports = Exports(directory=str(tmp_path / "missing"))
+    with pytest.raises(InvalidSetting, match="missing"):
+        await exports.open(Lifecycle())
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 
 import stormproof
 from stormproof.errors import InvalidSetting
+from stormproof.fastapi._def_threads import bounded_def_threads
 from tests.faults.in_process import Work, served
 from tests.harness import Answer, request, until
 
@@ -130,6 +132,17 @@ async def test_what_has_begun_is_never_refused_a_thread(tmp_path: Path) -> None:
         assert [len(answer.body) for answer in answers[1:]] == [2, 100_000, 7]
         assert (await service.get("/error")).status == 418
         assert done.wait(20)
+
+
+async def test_a_thread_that_outlives_the_service_gives_its_place_back() -> None:
+    default = to_thread.current_default_thread_limiter()
+    work = Work()
+    with bounded_def_threads(stormproof.Limiter(1)):
+        running = asyncio.create_task(run_in_threadpool(work.block))
+        await until(lambda: work.inside == 1)
+    work.open_gate()
+    await running
+    assert (default.borrowed_tokens, default.total_tokens) == (0, 40)
 
 
 @pytest.mark.parametrize("threads", [0, -1, True, 2.5, "8"])

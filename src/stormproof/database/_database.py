@@ -34,6 +34,7 @@ from ._settings import (
 from ._start import connect
 from ._sync import SyncUnits
 from ._unit import UnitOfWork
+from ._waiting import Limits
 from ._watch import Watch
 
 
@@ -105,6 +106,7 @@ class Database(Access):
         self._place = place(self._url)
         self._pool_size = pool_size
         self._events = Events()
+        self._limits = Limits()
         self._unready_after = unready_after
         self._watch: Watch | None = None
         self._is_open = False
@@ -275,7 +277,7 @@ class Database(Access):
         try:
             async with asyncio.timeout_at(until):
                 await self._end_watch()
-                await self._gate.emptied.wait()
+                await self._gate.emptied()
                 if self._replicas is not None:
                     await self._replicas.emptied()
         except TimeoutError:
@@ -290,6 +292,7 @@ class Database(Access):
         """Close idle connections now and those in use when they come back; twice is harmless."""
         self._is_open = False
         self._ledger.stop()
+        self._limits.stop()
         await self._end_watch()
         if self._replicas is not None:
             await self._replicas.close()
@@ -336,9 +339,21 @@ class Database(Access):
         self._check_open()
         if self._joined is None:
             bind = engine or self._engine
-            return kind(bind, place=self._place, options=options, events=self._events)
+            return kind(
+                bind,
+                place=self._place,
+                options=options,
+                events=self._events,
+                limits=self._limits,
+            )
         # In a test's transaction, which has begun: nothing can be set for it any more.
-        session = DatabaseSession(self._joined, place=self._place, options={}, events=self._events)
+        session = DatabaseSession(
+            self._joined,
+            place=self._place,
+            options={},
+            events=self._events,
+            limits=self._limits,
+        )
         session.sync_session.join_transaction_mode = "create_savepoint"
         return session
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, event
-from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -13,7 +12,7 @@ from stormproof.errors import InvalidSetting
 
 from ._faults import first_line, unreachable
 from ._gate import Gate
-from ._ledger import CHECKOUT, Ledger
+from ._ledger import CHECKOUT, Checkout, Ledger
 from ._pool import GatedPool
 from ._settings import place
 
@@ -142,26 +141,54 @@ def _before(url: URL) -> Callable[[Connection], None] | None:
 
 
 def _note_statements(engine: AsyncEngine, prepare: Callable[[Connection], None] | None) -> None:
-    """Note in the ledger when a statement runs and when the connection is idle."""
+    """Note in the ledger when a statement runs and when the connection is idle.
 
-    @event.listens_for(engine.sync_engine, "before_cursor_execute")
-    def before(connection: Connection, *_: object) -> None:
-        _note(connection, None)
-        if prepare is not None:
-            prepare(connection)
+    On the engine's own dialect and not by its events: the first listener of an engine makes each
+    connection and each step of a statement look for listeners, for 6 % of a small unit of work.
+    """
+    dialect = engine.sync_engine.dialect
+    one, many, bare = dialect.do_execute, dialect.do_executemany, dialect.do_execute_no_params
 
-    @event.listens_for(engine.sync_engine, "after_cursor_execute")
-    def after(connection: Connection, *_: object) -> None:
-        _note(connection, asyncio.get_running_loop().time())
+    def do_execute(cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        checkout = _begun(context, prepare)
+        try:
+            one(cursor, statement, parameters, context)
+        finally:
+            _ended(checkout)
 
-    @event.listens_for(engine.sync_engine, "handle_error")
-    def failed(context: ExceptionContext) -> None:
-        if context.connection is not None and not context.connection.invalidated:
-            _note(context.connection, asyncio.get_running_loop().time())
+    def do_executemany(cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
+        checkout = _begun(context, prepare)
+        try:
+            many(cursor, statement, parameters, context)
+        finally:
+            _ended(checkout)
+
+    def do_execute_no_params(cursor: Any, statement: Any, context: Any = None) -> None:
+        checkout = _begun(context, prepare)
+        try:
+            bare(cursor, statement, context)
+        finally:
+            _ended(checkout)
+
+    ours: Any = dialect
+    ours.do_execute, ours.do_executemany = do_execute, do_executemany
+    ours.do_execute_no_params = do_execute_no_params
 
 
-def _note(connection: Connection, idle_at: float | None) -> None:
+def _begun(context: Any, prepare: Callable[[Connection], None] | None) -> Checkout | None:
+    """Note that a statement begins; return the checkout it is noted in."""
+    if context is None:
+        return None
+    connection: Connection = context.root_connection
     info = connection.connection.record_info
-    checkout = None if info is None else info.get(CHECKOUT)
+    checkout: Checkout | None = None if info is None else info.get(CHECKOUT)
     if checkout is not None:
-        checkout.idle_at = idle_at
+        checkout.idle_at = None
+    if prepare is not None:
+        prepare(connection)
+    return checkout
+
+
+def _ended(checkout: Checkout | None) -> None:
+    if checkout is not None:
+        checkout.idle_at = asyncio.get_running_loop().time()

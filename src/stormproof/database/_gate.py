@@ -38,8 +38,7 @@ class Gate:
         self.in_use = 0
         self.released = 0
         self.timeouts = 0
-        self.emptied = asyncio.Event()
-        self.emptied.set()
+        self._emptied: asyncio.Event | None = None
         self._what = what
         self._advice = advice
         self._on_timeout = on_timeout
@@ -60,8 +59,14 @@ class Gate:
         if self.in_use >= (self.capacity if is_urgent else self.capacity - self.reserve):
             return False
         self.in_use += 1
-        self.emptied.clear()
         return True
+
+    async def emptied(self) -> None:
+        """Wait until nobody is inside."""
+        while self.in_use > 0:
+            if self._emptied is None or self._emptied.is_set():
+                self._emptied = asyncio.Event()
+            await self._emptied.wait()
 
     async def acquire(self, *, is_urgent: bool = True) -> None:
         """Wait for a place, at most `max_wait` seconds and never past the deadline.
@@ -87,13 +92,13 @@ class Gate:
         """Hand the place to the caller who has waited longest, or leave it free."""
         self.released += 1
         self.in_use -= 1
-        while line := self._next_line():
+        while (self._urgent or self._others) and (line := self._next_line()):
             waiter, _ = line.popitem(last=False)
             if not waiter.done():  # done: cancelled in this very tick
                 self.in_use += 1
                 waiter.set_result(True)
-        if self.in_use == 0:
-            self.emptied.set()
+        if self.in_use == 0 and self._emptied is not None:
+            self._emptied.set()
 
     def _next_line(self) -> "Line | None":
         """Return the line whose first waiter may come in now: of two, whose first came earlier."""

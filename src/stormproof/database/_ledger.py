@@ -114,20 +114,22 @@ class Ledger:
         loop = asyncio.get_running_loop()
         now = loop.time()
         stack = _stack() if self._trace else ()
-        task, origin = asyncio.current_task(), current_origin()
+        task, origin = asyncio.current_task(loop), current_origin()
         # Asked now: a request that is over has forgotten its task.
         is_own = isinstance(origin, InFlight) and origin.task is task
         checkout = Checkout(now, task, origin, stack, now, is_own)
         self.out[record] = checkout
-        if record.record_info is not None:
-            record.record_info[CHECKOUT] = checkout
+        info = record.record_info
+        if info is not None:
+            info[CHECKOUT] = checkout
         if self._timer is None:
             self._timer = loop.call_later(self._period, self._look)
 
     def give_back(self, record: ConnectionPoolEntry) -> Checkout | None:
         """Note that `record` is back; return who had it."""
-        if record.record_info is not None:
-            record.record_info.pop(CHECKOUT, None)
+        info = record.record_info
+        if info is not None:
+            info.pop(CHECKOUT, None)
         checkout = self.out.pop(record, None)
         if checkout is not None:
             self._count_use(checkout, asyncio.get_running_loop().time() - checkout.at)

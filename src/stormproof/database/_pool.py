@@ -151,25 +151,30 @@ class GatedPool(AsyncAdaptedQueuePool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         checkout = self.ledger.give_back(record)
-        if record.dbapi_connection is not None:
+        if self.ping is not None and record.dbapi_connection is not None:
             record.info[BACK_AT] = asyncio.get_running_loop().time()
-        info = record.record_info or {}
-        held: Gate | None = info.pop(HELD, None)
-        ending: Ending = info.pop(ENDING, lambda: None)()
+        info, held, ending = record.record_info, None, None
+        if info:  # on PostgreSQL it is empty now
+            held = info.pop(HELD, None)
+            ending = info.pop(ENDING, _has_no_ending)()
         try:
             if self._is_retired:
                 record.close()
             else:
                 super()._do_return_conn(record)
         finally:
-            gates = [self.gate] if held is None else [held, self.gate]
-            if ending is None or ending.done():
-                _give_back(gates)
+            if ending is not None and not ending.done():
+                self._give_back_after(ending, held, checkout)
             else:
-                self._give_back_after(ending, gates, checkout)
+                self._give_back(held)
+
+    def _give_back(self, held: Gate | None) -> None:
+        if held is not None:
+            held.release()
+        self.gate.release()
 
     def _give_back_after(
-        self, ending: asyncio.Future[Any], gates: list[Gate], checkout: Checkout | None
+        self, ending: asyncio.Future[Any], held: Gate | None, checkout: Checkout | None
     ) -> None:
         # A connection that was cut ends behind its caller's back, and may hold SQLite's write lock
         # until then: with its place given to the next, 15 threads piled up behind a pool of 5.
@@ -178,14 +183,13 @@ class GatedPool(AsyncAdaptedQueuePool):
 
         def over(_: object) -> None:
             self.ledger.out.pop(ending, None)
-            _give_back(gates)
+            self._give_back(held)
 
         ending.add_done_callback(over)
 
 
-def _give_back(gates: list[Gate]) -> None:
-    for gate in gates:
-        gate.release()
+def _has_no_ending() -> None:
+    return None
 
 
 def is_urgent() -> bool:

@@ -1,12 +1,13 @@
 """PostgreSQL through asyncpg: transactions that the server itself ends before the deadline."""
 
+from collections.abc import Coroutine
 from typing import Any
 
 import asyncpg
 from asyncpg import connect_utils
 from sqlalchemy import Connection
 
-from stormproof._core.deadline import remaining
+from stormproof._core.deadline import current_deadline, remaining
 
 _LEARN = "SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'"
 # It never raises what the transaction has set for itself.
@@ -64,7 +65,9 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
                 raise ConnectionError(str(error)) from error
             raise
 
-    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:
+    def execute(
+        self, query: str, *args: Any, timeout: float | None = None
+    ) -> Coroutine[Any, Any, str]:
         """As asyncpg's, but see the class for BEGIN; a COMMIT that rolled back raises.
 
         Raises:
@@ -72,9 +75,16 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
                 a COMMIT with ROLLBACK and without an error, so the loss would be told to nobody.
         """
         if query.startswith("BEGIN"):
-            query += self._limit()
-        status: str = await super().execute(query, *args, timeout=timeout)
-        if status == "ROLLBACK" and query.startswith("COMMIT"):
+            if current_deadline() is None:
+                self._timeout_ms = None
+            else:
+                query += self._limit()
+        executing: Coroutine[Any, Any, str] = super().execute(query, *args, timeout=timeout)
+        return self._committed(executing) if query.startswith("COMMIT") else executing
+
+    async def _committed(self, executing: Coroutine[Any, Any, str]) -> str:
+        status = await executing
+        if status == "ROLLBACK":
             raise asyncpg.InFailedSQLTransactionError(
                 "an earlier statement failed, and the server rolled everything back"
             )
@@ -110,6 +120,8 @@ def statement_timeout_ms(left: float) -> int:
 
 def shorten_timeout(connection: Connection) -> None:
     """Before a later statement of a transaction: shorten its timeout when that is due."""
+    if current_deadline() is None:
+        return
     adapted = connection.connection.dbapi_connection
     driver = None if adapted is None else adapted.driver_connection
     if not isinstance(driver, DeadlineConnection):

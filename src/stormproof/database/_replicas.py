@@ -68,7 +68,7 @@ class Replicas:
     async def emptied(self) -> None:
         """Wait until no connection to a replica is in use."""
         for replica in self._members:
-            await replica.gate.emptied.wait()
+            await replica.gate.emptied()
 
     async def close(self) -> None:
         """Stop, and close the connections."""

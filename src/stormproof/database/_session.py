@@ -2,10 +2,11 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -13,8 +14,9 @@ from sqlalchemy.ext.asyncio import (
     AsyncSession,
     AsyncSessionTransaction,
 )
+from sqlalchemy.util import greenlet_spawn
 
-from stormproof._core.deadline import remaining
+from stormproof._core.deadline import current_deadline, remaining
 from stormproof._core.events import Events
 from stormproof.errors import DeadlineExceeded, SessionClosed, SessionShared
 
@@ -23,7 +25,8 @@ from ._faults import commit_refused, is_connection_lost
 from ._nested import Block
 from ._turn import Turn
 from ._uncommitted import refuse_uncommitted
-from ._waiting import PATIENCE, to_the_end
+from ._unit_session import UnitSession
+from ._waiting import PATIENCE, Limits, to_the_end
 
 _COMMIT_LIMIT = 30.0
 """Seconds a COMMIT may take where no deadline is in force."""
@@ -45,7 +48,7 @@ def _one_at_a_time(method: Method) -> Method:
             except BaseException:
                 await to_the_end(AsyncSession.rollback(session))
                 raise
-            await session._commit_within(_COMMIT_LIMIT)
+            await session._commit_within(_COMMIT_LIMIT, session._commit_and_call_back())
             return result
 
     return cast(Method, in_turn)
@@ -68,6 +71,15 @@ class DatabaseSession(AsyncSession):
     """
 
     commits_each_statement = False
+    sync_session_class = UnitSession
+    sync_session: UnitSession
+    commits = 0
+    _user: asyncio.Task[Any] | None = None
+    _turn: Turn | None = None
+    _came_free: asyncio.Event | None = None
+    _is_calling_back = False
+    _has_ended = False
+    _is_closed = False
 
     def __init__(
         self,
@@ -76,20 +88,16 @@ class DatabaseSession(AsyncSession):
         place: str,
         options: Mapping[str, Any],
         events: Events,
+        limits: Limits,
     ) -> None:
         super().__init__(
             engine, expire_on_commit=False, close_resets_only=False, execution_options=dict(options)
         )
         self.place = place
-        self.commits = 0
         self._events = events
+        self._limits = limits
         self._options = options
-        self._user: asyncio.Task[Any] | None = None
-        self._turn: Turn | None = None
-        self._came_free: asyncio.Event | None = None
         self._callbacks: list[Callback] = []
-        self._is_calling_back = False
-        self._has_ended = False
 
     execute = _one_at_a_time(AsyncSession.execute)
     # mypy cannot compare its overload on Never with itself (python/mypy#20651).
@@ -147,17 +155,31 @@ class DatabaseSession(AsyncSession):
         if sync.new or sync.dirty or sync.deleted:
             await self.flush()
         left = self._left()
-        self._hold()
+        self._hold(asyncio.current_task())
         try:
             if self._callbacks or sync.in_transaction():
-                await self._commit_within(_COMMIT_LIMIT if left is None else left + PATIENCE)
+                limit = _COMMIT_LIMIT if left is None else left + PATIENCE
+                await self._commit_within(limit, self._commit_and_call_back())
         finally:
             self._give_up()
 
-    async def _commit_within(self, seconds: float) -> None:
+    async def finish(self) -> None:
+        """Commit as the last thing of the unit of work; `end` follows in any case."""
+        connection = None if self._callbacks else self.sync_session.plain_connection()
+        if connection is None:
+            return await self.commit()
+        left = self._left()
+        self._hold(asyncio.current_task())
+        try:
+            limit = _COMMIT_LIMIT if left is None else left + PATIENCE
+            await self._commit_within(limit, self._commit_and_close(connection))
+        finally:
+            self._give_up()
+
+    async def _commit_within(self, seconds: float, work: Coroutine[Any, Any, None]) -> None:
         before = self.commits
         try:
-            await to_the_end(self._commit_and_call_back(), within=seconds)
+            await to_the_end(work, within=seconds, limits=self._limits)
         except Exception as error:
             if self.commits > before:
                 return  # a callback took too long, which was told; the COMMIT stands
@@ -183,6 +205,19 @@ class DatabaseSession(AsyncSession):
             await run_callbacks(callbacks, self._events)
         finally:
             self._is_calling_back = False
+
+    def _commit_and_close(self, connection: Connection) -> Coroutine[Any, Any, None]:
+        """In one go, where the COMMIT of `connection` is all there is to do."""
+
+        def work() -> None:
+            transaction = connection.get_transaction()
+            assert transaction is not None
+            transaction.commit()
+            self.commits += 1
+            self.sync_session.close()
+            self._has_ended = self._is_closed = True
+
+        return greenlet_spawn(work)
 
     def on_commit(self, callback: Callback) -> None:
         """Call `callback()` once the work so far is committed; never after a rollback.
@@ -233,6 +268,8 @@ class DatabaseSession(AsyncSession):
         The connection is back in the pool when this returns, however it returns.
         """
         self._has_ended = True
+        if self._is_closed:
+            return
         self._callbacks.clear()
         if self._user is None and not self.sync_session.in_transaction():
             self.sync_session.close()  # holds no connection, so this waits for nothing
@@ -261,15 +298,15 @@ class DatabaseSession(AsyncSession):
     @contextmanager
     def _held(self) -> Iterator[None]:
         """Keep the session for the running task, without a limit; not entered twice by one task."""
-        self._hold()
+        self._hold(asyncio.current_task())
         try:
             yield
         finally:
             self._give_up()
 
-    def _hold(self) -> None:
-        self._check_open()
-        task = asyncio.current_task()
+    def _hold(self, task: asyncio.Task[Any] | None) -> None:
+        if self._has_ended or self._is_calling_back:
+            self._check_open()
         if self._user is not None and self._user is not task:
             raise self._shared(self._user)
         self._user = task
@@ -281,6 +318,8 @@ class DatabaseSession(AsyncSession):
 
     def _left(self) -> float | None:
         """Return the seconds left of the deadline, None without one; raise when it has passed."""
+        if current_deadline() is None:
+            return None
         left = remaining()
         if left is not None and left <= 0:
             raise DeadlineExceeded(f"the deadline passed before a statement on {self.place}")

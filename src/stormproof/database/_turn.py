@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ._session import DatabaseSession
 
 
+_MAY_BE_THE_CONNECTIONS = (DBAPIError, ConnectionError)
+
+
 class Turn:
     """Holds `session` for the running task; a task that holds it goes on to a nested one.
 
@@ -47,8 +50,8 @@ class Turn:
         self.is_nested = session._user is not None and session._user is task
         if self.is_nested:
             return
-        session._hold()
         assert task is not None
+        session._hold(task)
         try:
             left = session._left()
         except BaseException:
@@ -85,7 +88,7 @@ class Turn:
             raise DeadlineExceeded(
                 f"the deadline passed during a statement on {session.place}"
             ) from error
-        if isinstance(error, DBAPIError | ConnectionError):
+        if error is not None and isinstance(error, _MAY_BE_THE_CONNECTIONS):
             told = told_apart(session.place, error)
             if told is not None:
                 raise told from error

@@ -38,14 +38,14 @@ class UnitOfWork:
     ) -> None:
         try:
             if kind is None:
-                await self.session.commit()
+                await self.session.finish()
         except CommitFailedError as refused:
             self._events.emit(CommitFailed(refused.message))
             raise
         finally:
             await self.session.end()
         # From a raw connection or a stream of rows, which take no turn.
-        if isinstance(error, DBAPIError):
+        if error is not None and isinstance(error, DBAPIError):
             told = told_apart(self.session.place, error)
             if told is not None:
                 raise told from error

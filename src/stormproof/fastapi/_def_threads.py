@@ -61,23 +61,23 @@ def _two_pools(limiter: Limiter) -> Iterator[None]:
 
         async def __aenter__(self) -> None:
             if not _is_beginning():
-                await super().__aenter__()
+                await kind.__aenter__(self)
                 return
             await limiter.__aenter__()
             inside.add(asyncio.current_task())
 
         async def __aexit__(
             self,
-            kind: type[BaseException] | None,
+            raised: type[BaseException] | None,
             error: BaseException | None,
             traceback: TracebackType | None,
         ) -> None:
             task = asyncio.current_task()
-            if task not in inside:
-                await super().__aexit__(kind, error, traceback)
-                return
-            inside.discard(task)
-            await limiter.__aexit__(kind, error, traceback)
+            if task in inside:
+                inside.discard(task)
+                await limiter.__aexit__(raised, error, traceback)
+            else:  # and not super(): a thread may outlive the block, and its class with it
+                await kind.__aexit__(self, raised, error, traceback)
 
     inside: set[asyncio.Task[Any] | None] = set()  # a task waits for one thread at a time
     # The object that everybody has asked AnyIO for stays the one that they have.

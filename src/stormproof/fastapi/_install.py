@@ -31,6 +31,7 @@ from ._bounds import rate_limits_of
 from ._def_threads import bounded_def_threads, thread_limiter
 from ._jobs import DependencySolver
 from ._problems import as_problem, tell_of_problems
+from ._routes import route_finder
 from ._stream_schemas import tell_of_streams
 from ._streams import check_streams
 
@@ -95,9 +96,11 @@ def install(
     admission = None if admission is None else admission_of(admission, lifecycle.events)
     if limiter is not None and limiter.events is None:
         limiter.events = lifecycle.events
+    if admission is not None:
+        admission.route_of = route_finder(app)
     _wrap_lifespan(app, drain, limiter, admission)
     _wrap_middleware(app, drain, settings.deadline, deadline_headers, admission)
-    tell_of_problems(app)
+    tell_of_problems(app, admission)
     tell_of_streams(app)
     app.add_exception_handler(StormproofError, as_problem)
     return lifecycle

@@ -14,6 +14,7 @@ from stormproof.errors import InvalidSetting
 from ._checked import checked_count, checked_seconds
 from ._limiter import Limiter
 from ._statistics import LimiterStatistics
+from ._works import Work
 
 _BACK_OFF = 0.9
 _BACK_OFF_FAST = 0.5
@@ -131,10 +132,10 @@ class Adaptive:
         self.limiter.events = events
 
     def slot(
-        self, key: Hashable | None = None, priority: int = 0
+        self, key: Hashable | None = None, priority: int = 0, work: Work | None = None
     ) -> AbstractAsyncContextManager[None]:
         """Hold one slot inside `async with`, as `Limiter.slot`; how long is measured."""
-        return _TimedSlot(self, self.limiter.slot(key, priority))
+        return _TimedSlot(self, self.limiter.slot(key, priority, work))
 
     def statistics(self) -> LimiterStatistics:
         """Return the counts of this moment, as `Limiter.statistics`."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from stormproof._core.asgi import Scope
@@ -15,6 +16,7 @@ from ._checked import checked_count
 from ._limiter import Limiter
 from ._rate import RateLimit
 from ._statistics import AdmissionStatistics
+from ._works import Work
 
 HEALTH_PATHS = ("/livez", "/readyz", "/startupz", "/healthz", "/health")
 """Where probes ask; they are never made to wait, or a busy service would look dead."""
@@ -26,7 +28,7 @@ class Gate(Protocol):
     events: Events | None
 
     def slot(
-        self, key: Hashable | None = None, priority: int = 0
+        self, key: Hashable | None = None, priority: int = 0, work: Work | None = None
     ) -> AbstractAsyncContextManager[None]:
         """Hold one slot inside `async with`; raises when there is none in time."""
         ...
@@ -68,6 +70,7 @@ Terms: TypeAlias = tuple[AbstractAsyncContextManager[None] | None, RateLimit | N
 
 _FREE: Terms = (None, None)
 _NO_RULE = AdmissionRule(prefix="/")
+_EXEMPT = AdmissionRule(prefix="/", is_exempt=True)
 
 
 class Admission:
@@ -106,6 +109,7 @@ class Admission:
         "name",
         "rate",
         "refusals",
+        "route_of",
     )
 
     def __init__(
@@ -122,6 +126,8 @@ class Admission:
         self.name = name
         self.admitted = self.gone = self.cancelled = 0  # counted by the middleware
         self.refusals: dict[str, int] = {}
+        # Tells the route of a request, so that each has a mean of its own; `install` sets it.
+        self.route_of: Callable[[Scope], Hashable | None] | None = None
         self.limiter = limiter
         self.rate = rate
         self.key = key
@@ -132,17 +138,25 @@ class Admission:
 
     def terms(self, scope: Scope) -> Terms:
         """Return what the request of `scope` needs: a slot, a call of a rate limit, or nothing."""
-        path = scope["path"]
-        if path in self._exempt:
-            return _FREE
-        rule = next((rule for rule in self._rules if rule.is_for(path)), _NO_RULE)
+        rule = self._rule_of(scope["path"])
         if rule.is_exempt:
             return _FREE
         limiter, rate = rule.limiter or self.limiter, rule.rate or self.rate
         if limiter is None:
             return None, rate
         key = None if self.key is None else self.key(scope)
-        return limiter.slot(key, rule.priority), rate
+        work = None if self.route_of is None else partial(self.route_of, scope)
+        return limiter.slot(key, rule.priority, work), rate
+
+    def rate_of(self, path: str) -> RateLimit | None:
+        """Return the rate limit that requests for `path` are counted against, or None."""
+        rule = self._rule_of(path)
+        return None if rule.is_exempt else rule.rate or self.rate
+
+    def _rule_of(self, path: str) -> AdmissionRule:
+        if path in self._exempt:
+            return _EXEMPT
+        return next((rule for rule in self._rules if rule.is_for(path)), _NO_RULE)
 
     def refused(self, reason: str | None) -> None:
         """Count a request that was answered in place of the app."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Container
 from contextlib import nullcontext
-from typing import Protocol
+from typing import NoReturn
 
 from stormproof._core.asgi import LIFECYCLE_KEY, Receive, Scope, Send
 from stormproof._core.events import StreamEnded, StreamOpened
@@ -22,7 +22,7 @@ async def deliver(
     """
     lifecycle: Lifecycle | None = scope.get(LIFECYCLE_KEY)
     if lifecycle is None:
-        await run_reported(Delivery(plan, receive, send), scope)
+        await _run(Delivery(plan, receive, send), scope)
         return
     opened_at = lifecycle.clock.now()
     lifecycle.events.emit(StreamOpened(plan.name))
@@ -31,7 +31,7 @@ async def deliver(
             place.leave.set()  # the drain may have asked the others already
         delivery = Delivery(plan, receive, send, place)
         try:
-            await run_reported(delivery, scope)
+            await _run(delivery, scope)
         finally:
             age = lifecycle.clock.now() - opened_at
             lifecycle.events.emit(StreamEnded(plan.name, delivery.reason, age))
@@ -46,29 +46,23 @@ async def answer_head(plan: Plan, send: Send) -> None:
         await close_sources(plan.name, plan.source)
 
 
-class Running(Protocol):
-    """A response on its way, to be run once."""
-
-    @property
-    def has_started(self) -> bool:
-        """Whether its start was sent, so that no other answer can be given."""
-
-    async def run(self) -> None:
-        """Send until the end."""
-
-
-async def run_reported(running: Running, scope: Scope) -> None:
-    """Run it; a failure of a class that the app has a handler for is told in one line.
-
-    Starlette would try to answer it, find the response under way, and raise a second exception.
-    When nothing was sent yet, the handler may answer.
-    """
+async def _run(delivery: Delivery, scope: Scope) -> None:
+    """Run `delivery`; a failure before anything was sent may still be answered by the app."""
     try:
-        await running.run()
+        await delivery.run()
     except Exception as exc:
-        if not running.has_started:
+        if not delivery.has_started:
             raise
-        handlers: Container[type] = scope.get("starlette.exception_handlers", [()])[0]
-        if any(kind in handlers for kind in type(exc).__mro__):
-            raise RuntimeError(f"the response was cut: {type(exc).__name__}: {exc}") from None
-        raise
+        raise_reported(exc, scope)
+
+
+def raise_reported(exc: Exception, scope: Scope) -> NoReturn:
+    """Raise what a response under way has failed with; called while `exc` is handled.
+
+    One of a class that the app has a handler for is told in one line: Starlette would try to
+    answer it, find the response under way, and raise a second exception.
+    """
+    handlers: Container[type] = scope.get("starlette.exception_handlers", [()])[0]
+    if any(kind in handlers for kind in type(exc).__mro__):
+        raise RuntimeError(f"the response was cut: {type(exc).__name__}: {exc}") from None
+    raise exc

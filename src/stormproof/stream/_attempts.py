@@ -30,7 +30,6 @@ class Attempts:
     def __init__(self, name: str) -> None:
         self._name = name
         self._is_lost = False
-        self._is_closed = False
         self._limits: set[asyncio.Timeout] = set()
 
     async def until_done(self, do: Callable[[], Awaitable[T]], *, within: float) -> T:
@@ -40,9 +39,8 @@ class Attempts:
 
         Raises:
             BusUnavailable: The store was away all the time.
-            NotStarted: The bus is closed, or was meanwhile.
+            NotStarted: `close` was called meanwhile.
         """
-        self.expect_open()
         why: Exception | None = None
         limit = asyncio.timeout(within)
         self._limits.add(limit)
@@ -59,29 +57,24 @@ class Attempts:
                         self._tell_back()
                         return answer
         except TimeoutError:
-            if self._is_closed:
-                raise self._closed() from None
+            if limit not in self._limits:
+                raise NotStarted(
+                    f"{self._name} was closed meanwhile; use it while the service runs"
+                ) from None
         finally:
             self._limits.discard(limit)
         raise BusUnavailable(
             f"{self._name} did not answer within {within:.2f} s "
-            f"({why or 'the connection is silent'}); try again later"
+            f"({why or 'the connection is silent'}); try again later",
+            retry_after=1.0,
         ) from why
 
-    def expect_open(self) -> None:
-        """Raise NotStarted once the bus is closed."""
-        if self._is_closed:
-            raise self._closed()
-
     def close(self) -> None:
-        """End what is under way. Idempotent."""
-        self._is_closed = True
-        for limit in self._limits:
+        """End what is under way. Idempotent; what is begun later is not touched."""
+        limits, self._limits = self._limits, set()
+        for limit in limits:
             if not limit.expired():
                 limit.reschedule(0.0)
-
-    def _closed(self) -> NotStarted:
-        return NotStarted(f"{self._name} is closed; use it while the service runs")
 
     def _tell_lost(self, lost: LinkLost) -> None:
         if not self._is_lost:

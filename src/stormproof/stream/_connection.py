@@ -10,6 +10,7 @@ from typing import Any
 
 from stormproof._core.asgi import Message, Receive, Send
 
+from ._line import drop, hold_short
 from ._wire import Wire
 
 _log = logging.getLogger("stormproof")
@@ -126,6 +127,11 @@ class Connection:
 
     # What the owner calls -------------------------------------------------------------------
 
+    async def begin(self, start: Message) -> None:
+        """Send the message that begins the response; raises as `write`."""
+        hold_short(self._receive, silence=self._send_timeout)
+        await self._bounded(lambda: self._send(start))
+
     async def until_woken(self) -> bool:
         """Wait until somebody wakes the owner; False when the client has left.
 
@@ -135,8 +141,21 @@ class Connection:
             Gone: A push told that the client has left.
             Exception: What it was told to fail with, or `send` has raised.
         """
-        if not self._is_woken and await self._has_left():
-            return False
+        # One frame and no more: it is what an idle connection consists of.
+        if not self._is_woken:
+            limit = asyncio.timeout(None)
+            try:
+                async with limit:
+                    self._waiting = limit
+                    # No limit: it ends with the client, or with whoever wakes us.
+                    while (await self._receive())["type"] != self._wire.disconnected:
+                        pass
+                return False
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+            finally:
+                self._waiting = None
         self._is_woken = False
         self._raise_failure()
         return True
@@ -174,6 +193,10 @@ class Connection:
         except Exception as exc:
             _log.debug("the last words of a stream that failed: %r", exc)
 
+    def reset(self) -> None:
+        """Drop the connection itself, where the server lets us: its reader takes nothing."""
+        drop(self._receive)
+
     def close(self) -> None:
         """Drop a send that a push has begun, and what leads back here."""
         rest, self._rest = self._rest, None
@@ -182,22 +205,6 @@ class Connection:
             rest[0].close()
 
     # -----------------------------------------------------------------------------------------
-
-    async def _has_left(self) -> bool:
-        limit = asyncio.timeout(None)
-        try:
-            async with limit:
-                self._waiting = limit
-                # No limit: it ends with the client, or whoever wakes us.
-                while (await self._receive())["type"] != self._wire.disconnected:
-                    pass
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            return False
-        finally:
-            self._waiting = None
-        return True
 
     async def _bounded(self, begin: Callable[[], Awaitable[None]]) -> None:
         self._raise_failure()

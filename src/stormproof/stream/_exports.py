@@ -1,8 +1,7 @@
 """`Exports`: exports that a client can resume, kept on disk for a while; a part of the service."""
 
 import asyncio
-import logging
-from collections.abc import AsyncIterable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from stormproof._core.deadline import context_without_deadline
@@ -13,18 +12,15 @@ from stormproof.errors import (
     ExportsFull,
     InvalidSetting,
     NotStarted,
-    StreamIdle,
 )
 
-from ._delivery import close_sources
 from ._row_encoder import RowEncoder
-from ._rows import LINGER, FormatName, RowSource, items_of, row_encoder
+from ._rows import FormatName, RowSource, row_encoder
 from ._shelf import Shelf
 from ._spool import Disk, Spool
 from ._spooled import SpooledResponse
+from ._spooling import spool_rows
 from ._sse import check_seconds
-
-_log = logging.getLogger("stormproof")
 
 
 class Exports:
@@ -164,8 +160,26 @@ class Exports:
         )
 
     async def open(self, lifecycle: Lifecycle) -> None:
-        """Start the thread that reads and writes files."""
-        self._disk = Disk()
+        """Start the thread that reads and writes files, and make one to see that it can.
+
+        Raises:
+            InvalidSetting: There can be no file in `directory`.
+        """
+        disk = Disk()
+        probe = Spool(disk, media_type="", now=0.0)
+        try:
+            await probe.open(self._directory)
+        except OSError as exc:
+            raise InvalidSetting(
+                f"Exports(directory={self._directory!r}) cannot hold a file: {exc}; name a folder "
+                f"that this process may write"
+            ) from exc
+        else:
+            self._disk = disk
+        finally:
+            probe.remove()
+            if self._disk is not disk:
+                await disk.close()
 
     async def drain(self, until: float) -> Sequence[Loss]:
         """Give up what is still being written: no reader is left, so nothing is lost by it."""
@@ -211,7 +225,10 @@ class Exports:
         # It outlives its request: neither that one's deadline nor its scope goes with it.
         context = context_without_deadline()
         context.run(detach_origin)
-        writing = self._write(name, spool, source, encoder, idle_timeout)
+        writing = spool_rows(
+            spool, source, encoder, name=name, directory=self._directory,
+            idle_timeout=idle_timeout, claim=lambda more: self._shelf.claim(spool, more),
+        )  # fmt: skip
         task = asyncio.create_task(writing, name=f"export {name}", context=context)
         self._writers[spool] = task
         task.add_done_callback(lambda _: self._written(name, spool))
@@ -223,64 +240,6 @@ class Exports:
             if spool.error is None:  # cancelled, perhaps before it had begun
                 spool.fail(ExportNotReady(f"{name}: the export was given up", retry_after=1.0))
             self._shelf.remove(spool)
-
-    async def _write(
-        self,
-        name: str,
-        spool: Spool,
-        source: Callable[[], RowSource],
-        encoder: RowEncoder,
-        idle_timeout: float,
-    ) -> None:
-        limit = asyncio.timeout(idle_timeout)
-        try:
-            async with limit:
-                await spool.open(self._directory)
-                items = items_of("Exports.response", source())
-                await self._fill(name, spool, items, encoder, limit, idle_timeout)
-            spool.complete()
-        except Exception as exc:
-            error: Exception = exc
-            if limit.expired():
-                error = StreamIdle(
-                    f"{name}: the source of the export yielded nothing for {idle_timeout:g} s; "
-                    f"find what it waits for, or raise idle_timeout"
-                )
-            _log.error(
-                "%s: the export failed after %d bytes: %s: %s",
-                name, spool.size, type(error).__name__, error,
-            )  # fmt: skip
-            spool.fail(error)
-
-    async def _fill(
-        self,
-        name: str,
-        spool: Spool,
-        items: AsyncIterable[Any],
-        encoder: RowEncoder,
-        limit: asyncio.Timeout,
-        idle_timeout: float,
-    ) -> None:
-        """Write what `items` yields, and close them however it ends."""
-        now = asyncio.get_running_loop().time
-        written_at = now()
-        iterator = aiter(items)
-        try:
-            async for item in iterator:
-                for chunk in encoder.add(item):
-                    await self._append(spool, chunk)
-                if now() - written_at >= LINGER:
-                    await self._append(spool, encoder.flush())
-                    written_at = now()
-                    limit.reschedule(written_at + idle_timeout)
-            await self._append(spool, encoder.close())
-        finally:
-            await close_sources(name, iterator, *([] if iterator is items else [items]))
-
-    async def _append(self, spool: Spool, chunk: bytes) -> None:
-        if chunk:
-            self._shelf.claim(spool, len(chunk))
-            await spool.write(chunk)
 
     def _give_up(self, spool: Spool) -> None:
         """Stop writing what nobody reads and nobody has asked for any more."""

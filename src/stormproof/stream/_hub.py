@@ -1,7 +1,7 @@
 """`Hub`: publish once, and thousands of subscribers have it, or are told what they missed."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -332,8 +332,9 @@ class Hub:
         Raises:
             InvalidSetting: An argument cannot be used.
         """
-        fixed = None if callable(topics) else self.response(topics, **options)
+        fixed = self.response([""] if callable(topics) else topics, **options)
 
+        # No plain function: uvicorn would take it for an ASGI 2 application.
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 raise InvalidSetting(f"hub {self.name!r} is mounted for HTTP, not {scope['type']}")
@@ -341,8 +342,7 @@ class Hub:
                 await send_answer(send, 405, [(b"allow", b"GET, HEAD")], b"")
                 return
             response = fixed
-            if response is None:
-                assert callable(topics)
+            if callable(topics):
                 names = list(topics(scope))
                 if not names:
                     await send_answer(send, 404, [], b"")
@@ -379,12 +379,12 @@ class Hub:
 
     # -------------------------------------------------------------------------------------------
 
-    async def _serve(
+    def _serve(
         self,
         subscription: Subscription,
         start: Message,
         scope: Scope,
         receive: Receive,
         send: Send,
-    ) -> None:
-        await self._service.serve(subscription, start, scope, receive, send, SSE)
+    ) -> Awaitable[None]:
+        return self._service.serve(subscription, start, scope, receive, send, SSE)

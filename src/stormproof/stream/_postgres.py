@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import secrets
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -87,13 +86,12 @@ class PostgresBus(StoreBus[Link]):
             f"PostgresBus {log!r}",
             link(channel=log, heard=self._hear),
             link(),
+            link(),
             timeout=timeout,
             answer_within=answer_within,
             poll=poll,
         )
-        self._writing = link()
         self._trimming = (keep, None if max_age is None else timedelta(seconds=max_age))
-        self._publisher = secrets.token_hex(8)
         self._woken = asyncio.Event()
         self._has_outbox = True
 
@@ -139,10 +137,20 @@ class PostgresBus(StoreBus[Link]):
     async def close(self) -> None:
         """As `StoreBus.close`."""
         await super().close()
-        await self._writing.close()
+        self._woken = asyncio.Event()  # the old one belongs to the loop that waited for it
 
     async def _close_link(self, link: Link) -> None:
         await link.close()
+
+    def _check(self, entry: Entry) -> None:
+        super()._check(entry)
+        if any(
+            "\0" in text for text in (entry.topic, entry.data, entry.event or "", entry.key or "")
+        ):
+            raise InvalidSetting(
+                f"{self._name}: an event on {entry.topic!r} has a NUL, which PostgreSQL cannot "
+                "store; publish it as JSON, which escapes it"
+            )
 
     def _hear(self, payload: str | None) -> None:
         self._has_outbox = self._has_outbox or payload != ""
@@ -155,7 +163,7 @@ class PostgresBus(StoreBus[Link]):
             await self._reading.connected()
             if self._has_outbox:
                 self._has_outbox = False
-                await self._reading.fetch(self._sql.move, self._reading.process, *self._trimming)
+                await self._move()
             entries = await self._read_after(self._reading, after, limit)
             left = end_at - loop.time()
             if entries or left <= 0:
@@ -165,6 +173,13 @@ class PostgresBus(StoreBus[Link]):
                     await self._woken.wait()
             except TimeoutError:
                 self._has_outbox = True  # the LISTEN may be dead, and whoever was woken, too
+
+    async def _move(self) -> None:
+        link = self._reading
+        [[is_done]] = await link.fetch(self._sql.move, link.process, *self._trimming)
+        # Else somebody is at it, who may have begun too early for what we were told of, and who
+        # wakes us at his end.
+        self._has_outbox = self._has_outbox or not is_done
 
     async def _look(
         self, link: Link, after: Position, limit: int

@@ -16,11 +16,14 @@ _LOST_CLASS = "08"
 _LOST_STATES = frozenset({"57P01", "57P02", "57P03", "53300", "25006", "55P03", "57014"})
 # The last is what asyncpg says of a connection that the server has ended while it was idle.
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-# A function of ours sees what was committed while it waited only in this isolation.
+# A function of ours sees what was committed while it waited only in this isolation; and what a
+# reader has seen must survive a crash, also where a role commits asynchronously.
 _SETTINGS = (
     "SET default_transaction_isolation = 'read committed'; "
     "SET lock_timeout = {ms}; SET statement_timeout = {ms}; SET tcp_user_timeout = {ms}; "
-    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
+    "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; "
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'"
 )
 
 
@@ -90,8 +93,10 @@ class Link:
         if connection is not None:
             try:
                 await connection.close(timeout=self._answer_within)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except BaseException as error:
                 connection.terminate()
+                if not isinstance(error, (*_LOST, asyncpg.PostgresError)):
+                    raise
 
     async def _connect(self) -> Any:
         connection = await asyncpg.connect(self._url, timeout=self._answer_within)

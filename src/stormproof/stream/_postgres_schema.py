@@ -119,21 +119,21 @@ BEGIN
     number = excluded.number, last = excluded.last, wrote_at = excluded.wrote_at;
 END $$;
 
--- Moves the outbox; does nothing when it is empty or somebody is at it.
+-- Moves the outbox; false when somebody else is at it.
 CREATE OR REPLACE FUNCTION {log}_move(
   process_ text, keep bigint, max_age interval
-) RETURNS void LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
   facts {log}_facts;
 BEGIN
   IF EXISTS (SELECT FROM {log}_outbox) THEN
     SELECT * INTO facts FROM {log}_facts FOR UPDATE SKIP LOCKED;
-    IF FOUND THEN
-      PERFORM {log}_store(
-        facts, process_, keep, max_age, '{{}}', '{{}}', '{{}}', '{{}}'
-      );
+    IF NOT FOUND THEN
+      RETURN false;
     END IF;
+    PERFORM {log}_store(facts, process_, keep, max_age, '{{}}', '{{}}', '{{}}', '{{}}');
   END IF;
+  RETURN true;
 END $$;
 """
 

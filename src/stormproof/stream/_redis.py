@@ -1,7 +1,6 @@
 """RedisBus: the log of a hub as one Redis stream, which every process reads by id."""
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,22 +64,16 @@ class RedisBus(StoreBus[Link]):
             f"RedisBus {log!r}",
             links.make(),
             links.make(),
+            links.make(),
             timeout=timeout,
             answer_within=answer_within,
             poll=poll,
         )
-        self._writing = links.make()
         self._keep = keep
         # In braces: in a cluster all keys of a log are then in one slot.
         self._keys = (f"{{{log}}}", f"{{{log}}}:facts")
-        self._publisher = f"{{{log}}}:publisher:{secrets.token_hex(8)}"
         self._look_script, self._append_script = Script(LOOK), Script(APPEND)
         self._read_to: Position | None = None
-
-    async def close(self) -> None:
-        """As `StoreBus.close`."""
-        await super().close()
-        await self._writing.drop()
 
     async def _close_link(self, link: Link) -> None:
         await link.drop()
@@ -127,7 +120,7 @@ class RedisBus(StoreBus[Link]):
         texts = [text for entry in batch.send() for text in _texts(entry)]
         if not texts:
             return Position("", 0)
-        keys = (*self._keys, self._publisher)
+        keys = (*self._keys, f"{self._keys[0]}:publisher:{self._publisher}")
         facts = (batch.number, link.process, self._keep)
         return _position(await link.run(self._append_script, keys, *facts, *texts))
 

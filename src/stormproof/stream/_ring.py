@@ -32,8 +32,14 @@ class Ring:
             del self._events[:dropped]
 
     def after(self, offset: int, limit: int) -> list[Published] | None:
-        """Return up to `limit` events after `offset`; None if it does not reach back so far."""
+        """Return up to `limit` events after `offset`; None if the bus has to be asked.
+
+        That is so when the ring does not reach back so far, and when it knows no such offset: a
+        store that was restored may have lost what a client has seen, and only the bus can tell.
+        """
         if offset < self.start:
             return None
         at = bisect_right(self._events, offset, key=_offset)
+        if offset != (self._events[at - 1].offset if at else self.start):
+            return None
         return self._events[at : at + limit]

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from stormproof._core.asgi import (
@@ -24,7 +25,7 @@ from stormproof.errors import (
     problem_headers,
 )
 
-from ._answer import run_reported
+from ._answer import raise_reported
 from ._backlog import Policy
 from ._bus import Bus
 from ._feed import Feed
@@ -119,7 +120,14 @@ class HubService:
                 await _refuse(error, wire, send)
                 return
             terms = self._terms(subscription, start, scope, wire)
-            await _follow(Subscriber(feed, terms, receive, send), subscription, scope, terms.name)
+            subscriber = Subscriber(feed, terms, receive, send)
+            leave = _enter(subscriber, subscription, scope, terms.name)
+            try:
+                await subscriber.run()
+            except Exception as exc:
+                raise_reported(exc, scope)
+            finally:
+                leave()
         finally:
             self.subscribers -= 1
             if not self.subscribers and not self._is_open:
@@ -176,30 +184,32 @@ class HubService:
             await feed.stop()
 
 
-async def _follow(
+def _enter(
     subscriber: Subscriber, subscription: Subscription, scope: Scope, name: str
-) -> None:
-    """Run `subscriber`, counted among the open streams of the lifecycle, and tell of it."""
+) -> Callable[[], None]:
+    """Count `subscriber` among the open streams of the lifecycle, and tell of it.
+
+    Returns what is to be called when it has ended: a coroutine around it would be one more frame
+    in the memory of each subscriber.
+    """
     lifecycle: Lifecycle | None = scope.get(LIFECYCLE_KEY)
     if lifecycle is None:
-        await run_reported(subscriber, scope)
-        return
-    place = None
+        return lambda: None
+    opened_at = lifecycle.clock.now()
+    turn = Turn(lambda: subscriber.end("drain"))
+    place = StreamPlace(name, opened_at, turn)
     if scope["type"] == "http" and not subscription.finish_on_drain:
-        turn = Turn(lambda: subscriber.end("drain"))
-        place = StreamPlace(name, lifecycle.clock.now(), turn)
         lifecycle.streams.add(place)
         if lifecycle.is_draining:
             turn.set()  # the drain may have asked the others already
-    opened_at = lifecycle.clock.now()
     lifecycle.events.emit(StreamOpened(name))
-    try:
-        await run_reported(subscriber, scope)
-    finally:
-        if place is not None:
-            lifecycle.streams.discard(place)
+
+    def leave() -> None:
+        lifecycle.streams.discard(place)
         age = lifecycle.clock.now() - opened_at
         lifecycle.events.emit(StreamEnded(name, subscriber.reason, age))
+
+    return leave
 
 
 async def _refuse(error: StormproofError, wire: Wire, send: Send) -> None:

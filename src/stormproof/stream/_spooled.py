@@ -53,6 +53,8 @@ class SpooledResponse(Response):
         self.init_headers(headers)
         self.headers.setdefault("cache-control", "private, no-cache")
         self.headers["accept-ranges"] = "bytes"
+        # Said, so that GZipMiddleware keeps off: it would keep the entity tag for other bytes.
+        self.headers["content-encoding"] = "identity"
         if filename is not None:
             self.headers.setdefault("content-disposition", attachment(filename))
 

@@ -99,8 +99,9 @@ class SSEResponse(Response):
         self.status_code = status_code
         self.background = None
         self.init_headers(headers)
-        self.headers.setdefault("cache-control", "no-store")
-        self.headers.setdefault("x-accel-buffering", "no")  # nginx would hold events back
+        # no-transform: a proxy that compresses would hold events back, as nginx would buffer them.
+        self.headers.setdefault("cache-control", "no-store, no-transform")
+        self.headers.setdefault("x-accel-buffering", "no")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response; ends, raises and cleans up as the class says. HEAD: headers only."""

@@ -1,6 +1,7 @@
 """What a bus over a server does whichever server it is: attempts, turns, limits, and the gaps."""
 
 import asyncio
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Generic, TypeVar
@@ -24,6 +25,7 @@ class StoreBus(ABC, Generic[L]):
         name: What errors and logs call it.
         reading: The link of the one blocking read.
         replaying: The link for everything else that reads.
+        writing: The link to append with.
         timeout: Seconds that an append, a tail or a replay may take, reconnecting included.
         answer_within: Seconds after which a server that gives no answer is taken for lost.
         poll: Seconds of silence after which a reader looks for itself.
@@ -37,6 +39,7 @@ class StoreBus(ABC, Generic[L]):
         name: str,
         reading: L,
         replaying: L,
+        writing: L,
         *,
         timeout: float,
         answer_within: float,
@@ -48,11 +51,12 @@ class StoreBus(ABC, Generic[L]):
                 "must be more than 0 s"
             )
         self._name = name
-        self._reading, self._replaying = reading, replaying
+        self._publisher = secrets.token_hex(8)  # by it the server knows a batch that comes again
+        self._reading, self._replaying, self._writing = reading, replaying, writing
         self._timeout = timeout
         self._answer_within = answer_within
         self._poll = poll
-        self._locks = {link: asyncio.Lock() for link in (reading, replaying)}
+        self._locks = self._new_locks()
         self._attempts = Attempts(name)
         self._writer = Writer(self._write_once, name=name, timeout=timeout)
 
@@ -67,8 +71,9 @@ class StoreBus(ABC, Generic[L]):
             BusUnavailable: The server could not be reached; the entry is not stored.
             PublishUnknown: It went away with the entry and did not come back in time.
             BusUnusable: It refused.
-            NotStarted: The bus is closed.
+            InvalidSetting: A text of the entry cannot be stored.
         """
+        self._check(entry)
         return await self._writer.append(entry)
 
     async def read(self, after: Position, *, limit: int, wait: float) -> Sequence[Entry]:
@@ -79,13 +84,12 @@ class StoreBus(ABC, Generic[L]):
             BusUnavailable: The server could not be reached for `timeout` seconds, or `wait` if
                 that is longer.
             BusUnusable: It refused.
-            NotStarted: The bus is closed.
         """
+        wait = bounded(wait)
         if wait <= 0:
             return await self._ask(
                 self._replaying, lambda: self._read_after(self._replaying, after, limit)
             )
-        self._attempts.expect_open()
         end_at = asyncio.get_running_loop().time() + wait
         try:
             return await self._ask(
@@ -98,6 +102,7 @@ class StoreBus(ABC, Generic[L]):
 
     async def tail(self) -> Position:
         """Return the position of the newest entry; waits and raises as a `read` without wait."""
+        # Of no epoch, so that no entry is looked for.
         nowhere = Position("", 0)
         tail, _ = await self._ask(self._replaying, lambda: self._look(self._replaying, nowhere, 0))
         return tail
@@ -105,13 +110,15 @@ class StoreBus(ABC, Generic[L]):
     async def close(self) -> None:
         """Close the connections; a read under way returns nothing. Idempotent.
 
-        An append whose answer is outstanding raises `PublishUnknown`.
+        An append whose answer is outstanding raises `PublishUnknown`, a replay or a tail under
+        way `NotStarted`. Used again, also on
+        another loop, the bus connects again.
         """
         self._attempts.close()
         await self._writer.close()
-        for link, lock in self._locks.items():
-            async with lock:  # ends: what holds it has been told to
-                await self._close_link(link)
+        for link in (*self._locks, self._writing):
+            await self._close_link(link)
+        self._locks = self._new_locks()
 
     @abstractmethod
     async def _look(
@@ -130,6 +137,18 @@ class StoreBus(ABC, Generic[L]):
     @abstractmethod
     async def _close_link(self, link: L) -> None:
         """Close one link."""
+
+    def _check(self, entry: Entry) -> None:
+        """Refuse alone what would be refused with the whole batch."""
+        try:
+            "".join((entry.topic, entry.data, entry.event or "", entry.key or "")).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidSetting(
+                f"{self._name}: an event on {entry.topic!r} has text that is no Unicode ({error})"
+            ) from error
+
+    def _new_locks(self) -> dict[L, asyncio.Lock]:
+        return {link: asyncio.Lock() for link in (self._reading, self._replaying)}
 
     async def _read_after(self, link: L, after: Position, limit: int) -> list[Entry]:
         tail, stored = await self._look(link, after, limit)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from stormproof._core.asgi import Receive, Send
@@ -135,11 +135,6 @@ class Subscriber:
         beats_at = max(now, self._connection.sent_at) + heartbeat * random.uniform(0.8, 1.0)
         return min(beats_at, max(self._ends_at, now))
 
-    @property
-    def has_started(self) -> bool:
-        """Whether its start was sent: the first thing that `run` does."""
-        return True
-
     # What its own task does -----------------------------------------------------------------
 
     async def run(self) -> None:
@@ -159,6 +154,7 @@ class Subscriber:
         except Stalled:
             self.reason = "stalled"
             _log.warning("%s: the reader is too slow and is dropped", self._terms.name)
+            self._connection.reset()
         except Exception as exc:
             self.reason = "failed"
             _log.error("%s failed and is cut: %s: %s", self._terms.name, type(exc).__name__, exc)
@@ -166,11 +162,14 @@ class Subscriber:
             await self._cut()
             raise
         finally:
+            # A fan-out under way may still have it on its list.
+            self._speak()
+            self._ending = self._ending or "left"
             self._feed.leave(self)
             self._connection.close()
 
     async def _live(self) -> str:
-        await self._connection.write_message(self._terms.start)
+        await self._connection.begin(self._terms.start)
         self._heed_deadline()
         self._feed.wheel.add(self, self.on_time(self._connection.sent_at))
         await self._catch_up(await self._open())
@@ -182,14 +181,18 @@ class Subscriber:
             self._backlog = None
             if not await self._watch(is_ready=self._after <= self._feed.here.offset):
                 return "left"
+            self._speak()
 
-    async def _watch(self, *, is_ready: bool) -> bool:
-        """Let others send until they wake us; False when the client has left."""
+    def _watch(self, *, is_ready: bool) -> Awaitable[bool]:
+        """Let others send until they wake us; False when the client has left.
+
+        Who awaits this has the word again afterwards: `_speak`.
+        """
         self._is_watching, self._is_ready = True, is_ready
-        try:
-            return await self._connection.until_woken()
-        finally:
-            self._is_watching = self._is_ready = False
+        return self._connection.until_woken()
+
+    def _speak(self) -> None:
+        self._is_watching = self._is_ready = False
 
     async def _open(self) -> Position:
         """Send the first words, and return the position after which the client wants events."""
@@ -247,6 +250,7 @@ class Subscriber:
             while not answer.done() and self._ending is None:
                 if not await self._watch(is_ready=False):
                     raise Gone
+                self._speak()
                 await self._connection.settle()
         finally:
             answer.remove_done_callback(on_done)

@@ -111,20 +111,22 @@ class HubResponse(Response):
         self.background = None
         self.init_headers({**_HEADERS, **(headers or {})})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream; ends, raises and cleans up as `Hub.response` says. HEAD: headers."""
+    # A plain function: no frame of it stays in memory for each subscriber.
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        """Send the stream; ends, raises and cleans up as `Hub` says. HEAD: headers only."""
         start: Message = {
             "type": "http.response.start",
             "status": 200,
             "headers": self.raw_headers,
         }
         if scope["method"] == "HEAD":
-            await send(start)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        else:
-            await self._serve(self._subscription, start, scope, receive, send)
-        if self.background is not None:
-            await self.background()
+            return _answer_head(start, send)
+        return self._serve(self._subscription, start, scope, receive, send)
+
+
+async def _answer_head(start: Message, send: Send) -> None:
+    await send(start)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class Turn(asyncio.Event):

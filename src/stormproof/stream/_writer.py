@@ -7,7 +7,7 @@ from contextvars import Context
 from dataclasses import dataclass
 
 from stormproof._core.deadline import bounded
-from stormproof.errors import BusUnavailable, NotStarted, PublishUnknown
+from stormproof.errors import BusUnavailable, PublishUnknown
 
 from ._bus import Entry, Position
 
@@ -72,7 +72,6 @@ class Writer:
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
         self._numbers = itertools.count(1)
-        self._is_closed = False
 
     async def append(self, entry: Entry) -> Position:
         """Write `entry` and return its position.
@@ -83,10 +82,7 @@ class Writer:
         Raises:
             BusUnavailable: The time is over, and it was not written.
             PublishUnknown: The time is over, and it may have been written.
-            NotStarted: The bus is closed.
         """
-        if self._is_closed:
-            raise NotStarted(f"{self._name} is closed; publish while the service runs")
         seconds = bounded(self._timeout)
         waiting = _Waiting(entry, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -99,12 +95,15 @@ class Writer:
             raise self._no_answer(waiting.is_sent, why) from None
 
     async def close(self) -> None:
-        """Give up the write under way; who waits for it is told that its end is unknown."""
-        self._is_closed = True
+        """Give up the write under way; who waits for it is told that its end is unknown.
+
+        Used again, it writes again.
+        """
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
         self._fail(self._waiting, None)
+        self._waiting = []
 
     def _start(self) -> None:
         if self._task is None or self._task.done():
@@ -155,4 +154,6 @@ class Writer:
                 f"{self._name} {why}; the event was sent and may be published or not: publish it "
                 "again only if twice does no harm"
             )
-        return BusUnavailable(f"{self._name} {why}; the event is not published, try again later")
+        return BusUnavailable(
+            f"{self._name} {why}; the event is not published, try again later", retry_after=1.0
+        )
