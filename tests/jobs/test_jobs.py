@@ -179,12 +179,12 @@ async def test_priority_and_delay_order_the_starts(opened: Open, database: Datab
         started_at[word] = time.monotonic()
 
     async with opened(jobs):
+        asked_at = time.monotonic()
         async with database.session() as session:
             await note.enqueue(session, "late", delay=0.3, priority=9)
             await note.enqueue(session, "low")
             await note.enqueue_many(session, [{"word": "b"}, {"word": "c"}], priority=1)
             await note.enqueue(session, "high", priority=2)
-        asked_at = time.monotonic()
         await until(lambda: len(log) == 5)
     assert [word for word in log if word != "late"] == ["high", "b", "c", "low"]
     assert started_at["late"] >= asked_at + 0.25

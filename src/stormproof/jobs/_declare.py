@@ -1,5 +1,6 @@
 """Declarations: which functions are tasks, and when they are due."""
 
+import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec
 
@@ -69,6 +70,10 @@ class Declarations(Home):
 
         def decorate(function: Callable[P, Coroutine[Any, Any, Any]]) -> JobTask[P]:
             named = name or str(getattr(function, "__name__", function))
+            if not inspect.iscoroutinefunction(function):
+                raise InvalidSetting(
+                    f"task {named!r} must be an async function; run blocking work in Threads"
+                )
             if named in self._tasks:
                 raise InvalidSetting(f"two tasks of {self._name!r} are called {named!r}")
             task = JobTask(
