@@ -259,6 +259,36 @@ async def test_a_limit_of_a_task_holds_over_all_workers(opened: Open, database: 
     assert most == 2
 
 
+async def test_a_limit_of_each_group_holds_over_all_workers(
+    opened: Open, database: Database
+) -> None:
+    workers = [opened.new(), opened.new()]
+    running: dict[str, int] = {}
+    most: dict[str, int] = {}
+    ended = together = 0
+
+    async def work(tenant: str) -> None:
+        nonlocal ended, together
+        running[tenant] = running.get(tenant, 0) + 1
+        most[tenant] = max(most.get(tenant, 0), running[tenant])
+        together = max(together, sum(running.values()))
+        await asyncio.sleep(0.02)
+        running[tenant] -= 1
+        ended += 1
+
+    tasks = [jobs.task(per_group=1)(work) for jobs in workers]
+    async with opened(workers[0]), opened(workers[1]):
+        async with database.session() as session:
+            for _ in range(5):
+                for tenant in ("a", "b", "c"):
+                    await tasks[0].enqueue(session, tenant, group=tenant)
+        await until(lambda: ended == 15, 15.0)
+        handle_task = (await workers[0].overview())["tasks"]
+        assert set(handle_task) <= {"work"}
+    assert most == {"a": 1, "b": 1, "c": 1}
+    assert together > 1
+
+
 @on_all
 async def test_once_makes_the_effect_and_the_end_one_commit(jobs: Jobs, database: Database) -> None:
     async with database.session() as session:

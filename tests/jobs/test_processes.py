@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from signal import SIGKILL, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import TypeAlias
 
 import pytest
@@ -100,6 +100,26 @@ async def test_a_job_that_blocks_its_loop_is_not_started_twice(
         assert "block 2" not in process.stdout
     await other.close()
     await enqueuer.close()
+
+
+async def test_a_suspended_process_loses_its_job_and_hears_of_it_when_it_wakes(
+    database: Database, peer: Peer, opened: Open
+) -> None:
+    enqueuer, other = opened.new(worker=False), opened.new(stale_after=1.0, poll=0.2)
+    declare(enqueuer)
+    declare(other)
+    async with opened(enqueuer), peer() as process:
+        job_id = await enqueue(enqueuer, database, "wait")
+        await process.wait_for_line("wait 1")
+        process.signal(SIGSTOP)
+        async with opened(other):
+            await stands(other, job_id, "done")
+            assert (other.statistics().done, other.statistics().reaped) == (1, 0)
+        process.signal(SIGCONT)
+        await process.wait_for_line("wait cut")
+        assert await enqueuer.status(job_id) == "done"
+        again = await enqueue(enqueuer, database, "block", seconds=0.0)
+        await stands(enqueuer, again, "done")  # the one that woke works on
 
 
 APP = """

@@ -45,7 +45,8 @@ async def test_a_trace_goes_from_the_request_to_each_start(
             handle = await receipt.enqueue(session, 7)
     await stands(jobs, handle.id, "done")
     await until(lambda: len(spans.get_finished_spans()) == 4)
-    send, _, first, second = spans.get_finished_spans()
+    by_name = sorted(spans.get_finished_spans(), key=lambda span: (span.name, span.start_time))
+    _, first, second, send = by_name
     assert {span.context.trace_id for span in (send, first, second)} == set(seen)
     assert send.parent is not None
     assert send.parent.span_id == request.get_span_context().span_id

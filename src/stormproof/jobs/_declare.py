@@ -35,6 +35,7 @@ class Declarations(Home):
         retries: int = 5,
         timeout: float | None = 300.0,
         concurrency: int | None = None,
+        per_group: int | None = None,
         on_failure: OnFailure = "hold",
         backoff: float = 1.0,
         max_backoff: float = 300.0,
@@ -49,6 +50,9 @@ class Declarations(Home):
             timeout: Seconds a start may take; it is cancelled then, and has failed. It is the
                 deadline of everything the function waits for. None: no limit.
             concurrency: How many of these jobs run at once in all workers together.
+            per_group: How many jobs that were enqueued with the same `group=` run at once in all
+                workers together; not together with `concurrency`. Groups are dealt to 64 lines,
+                and those that share one wait for each other, too.
             on_failure: What becomes of a job that failed for good: "hold" keeps it until
                 `retry` or `cancel`; "delete" leaves its traceback in the log alone.
             backoff: Seconds before the first retry; it doubles each time, a random half less.
@@ -64,12 +68,17 @@ class Declarations(Home):
             InvalidSetting: An option or a parameter of the function cannot be used.
         """
         _check(retries, concurrency, on_failure)
+        _check(retries, per_group, on_failure)
+        if concurrency is not None and per_group is not None:
+            raise InvalidSetting("task(concurrency=, per_group=): give one of them")
         for option, value in {"timeout": timeout, "backoff": backoff, "max": max_backoff}.items():
             if value is not None and not value > 0:
                 raise InvalidSetting(f"task({option}={value!r}) must be more than 0 s")
 
         def decorate(function: Callable[P, Coroutine[Any, Any, Any]]) -> JobTask[P]:
             named = name or str(getattr(function, "__name__", function))
+            if "#" in named:
+                raise InvalidSetting(f"task {named!r} must not have a # in its name")
             if not inspect.iscoroutinefunction(function):
                 raise InvalidSetting(
                     f"task {named!r} must be an async function; run blocking work in Threads"
@@ -78,7 +87,8 @@ class Declarations(Home):
                 raise InvalidSetting(f"two tasks of {self._name!r} are called {named!r}")
             task = JobTask(
                 self, named, function, Arguments(named, function, reserved=OPTIONS),
-                retries, backoff, max_backoff, timeout, concurrency, on_failure,
+                retries, backoff, max_backoff, timeout, concurrency, per_group,
+                on_failure,
                 max_starts or max(retries + 1, _FEWEST_STARTS), keep_result,
             )  # fmt: skip
             self._tasks[named] = task
@@ -118,6 +128,6 @@ def _check(retries: int, concurrency: int | None, on_failure: str) -> None:
     if type(retries) is not int or retries < 0:
         raise InvalidSetting(f"task(retries={retries!r}) must be an int of 0 or more")
     if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-        raise InvalidSetting(f"task(concurrency={concurrency!r}) must be None or 1 or more")
+        raise InvalidSetting(f"task({concurrency!r} at once) must be None or an int of 1 or more")
     if on_failure not in ("hold", "delete"):
         raise InvalidSetting(f"task(on_failure={on_failure!r}) must be 'hold' or 'delete'")

@@ -40,11 +40,11 @@ class JobExecutor(AbstractEntrypointExecutor):
     for a job that somebody has cancelled.
     """
 
-    def __init__(self, task: "JobTask[Any]", worker: "Worker") -> None:
+    def __init__(self, task: "JobTask[Any]", worker: "Worker", limit: int) -> None:
         super().__init__(
             EntrypointExecutorParameters(
                 func=task.function,
-                concurrency_limit=task.concurrency or 0,
+                concurrency_limit=limit,
                 on_failure=task.on_failure,
             )
         )
@@ -57,7 +57,7 @@ class JobExecutor(AbstractEntrypointExecutor):
             self._worker.store.leases.handed_back.add(job.id)
             raise HandedBack(reason="the service shuts down")
         try:
-            with processing(job):
+            with processing(self._task.name, job):
                 await self._start(job, context)
         except (*_NEVER_AGAIN, RetryRequested):
             raise
@@ -76,12 +76,12 @@ class JobExecutor(AbstractEntrypointExecutor):
         await self._check_starts(job)
         arguments = self._task.arguments.load(job.payload)
         running = Job(
-            job.id, str(job.entrypoint), job.attempts, job.created,
+            job.id, self._task.name, job.attempts, job.created,
             self._worker.store, self._worker.outcomes,
         )  # fmt: skip
         inner = asyncio.create_task(
             self._call(running, arguments),
-            name=f"job {job.entrypoint} {job.id}",
+            name=f"job {self._task.name} {job.id}",
             context=copy_context(),
         )
         self._worker.running[job.id] = inner
@@ -125,7 +125,7 @@ class JobExecutor(AbstractEntrypointExecutor):
         await asyncio.wait((inner,), timeout=_CLEAN_UP)
         if not context.cancellation.cancel_called:
             raise JobTimeout(
-                f"job {job.id} ({job.entrypoint}) was not done within its timeout of "
+                f"job {job.id} ({self._task.name}) was not done within its timeout of "
                 f"{self._task.timeout} s; give it longer, or make it do less"
             )
 
@@ -149,7 +149,7 @@ class JobExecutor(AbstractEntrypointExecutor):
         said = (await self._worker.outcomes.of(job.id)).message
         words = f"{said}; {words}" if said else words
         raise JobCrashed(
-            f"job {job.id} ({job.entrypoint}) was started {job.attempts - 1} times, and none of "
+            f"job {job.id} ({self._task.name}) was started {job.attempts - 1} times, and none of "
             f"its starts has ended; its last words: {words or 'none'}"
         )
 

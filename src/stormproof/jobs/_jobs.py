@@ -14,7 +14,7 @@ from stormproof.errors import InvalidArguments, InvalidSetting, NotStarted
 
 from ._cron import Cron
 from ._declare import Declarations
-from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob
+from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob, task_of
 from ._forward import Forwarding
 from ._handover import UnfinishedTask
 from ._outcomes import JobOutcome, Outcomes
@@ -199,7 +199,7 @@ class Jobs(Declarations, Forwarding):
         The admin listener of `stormproof serve` shows it at `/jobs`. Waits for the database.
         """
         store = self._opened()
-        counts = {row.pop("task"): row for row in await store.counts()}
+        counts = {row.pop("of_task"): row for row in await store.counts()}
         return {
             "name": self._name,
             "here": asdict(self.statistics()),
@@ -228,7 +228,7 @@ class Jobs(Declarations, Forwarding):
             on_their_way.stored([job_id for job_id, _ in stored])
         self._wake_after_commit(session)
         return [
-            JobHandle(job_id, job.task, is_new)
+            JobHandle(job_id, task_of(job.task), is_new)
             for job, (job_id, is_new) in zip(jobs, stored, strict=True)
         ]
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from . import _sqlite_sql as sql
 from ._beat_sqlite import SqliteBeat
-from ._facts import STATES, End, HeldJob, JobState, NewJob, told
+from ._facts import STATES, End, HeldJob, JobState, NewJob, task_of, told
 from ._sqlite_file import Rows, Run, SqliteFile
 from ._store import Beat, JobsDatabase, Store
 
@@ -254,7 +254,7 @@ class SqliteStore(Store):
         return [
             HeldJob(
                 row["id"],
-                row["task"],
+                task_of(row["task"]),
                 row["attempts"],
                 datetime.fromtimestamp(row["created"], UTC),
                 told(row["traceback"]),

@@ -103,7 +103,7 @@ class Store(ABC):
 
     @abstractmethod
     async def counts(self) -> list[dict[str, Any]]:
-        """Return of each task how many jobs are queued, delayed, running and held.
+        """Return of each task (`of_task`) how many jobs are queued, delayed, running and held.
 
         `oldest_waiting`: seconds since the longest-waiting queued one could start, or None.
         """

@@ -13,7 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.domain.models import Job as PickedJob
 
-from ._facts import NewJob
+from ._facts import NewJob, task_of
 
 _SYSTEM = "stormproof"
 
@@ -50,7 +50,7 @@ def sending(jobs: Sequence[NewJob]) -> Iterator[Sending]:
 
     Without a provider it only hands on the context that a caller has sent, if there is one.
     """
-    task = jobs[0].task if jobs else ""
+    task = task_of(jobs[0].task)
     attributes = _attributes("send", task)
     if len(jobs) == 1:
         attributes["messaging.message.body.size"] = len(jobs[0].payload)
@@ -63,7 +63,7 @@ def sending(jobs: Sequence[NewJob]) -> Iterator[Sending]:
 
 
 @contextmanager
-def processing(job: PickedJob) -> Iterator[None]:
+def processing(task: str, job: PickedJob) -> Iterator[None]:
     """A consumer's span around one start of a job, child of the span that has stored it.
 
     It is linked to that one, too, as the conventions ask for. A start that fails is marked as
@@ -72,12 +72,12 @@ def processing(job: PickedJob) -> Iterator[None]:
     stored_by = _W3C.extract(job.headers or {}, Context())
     origin = trace.get_current_span(stored_by).get_span_context()
     with _tracer.start_as_current_span(
-        f"process {job.entrypoint}",
+        f"process {task}",
         context=stored_by,
         kind=SpanKind.CONSUMER,
         links=[Link(origin)] if origin.is_valid else [],
         attributes={
-            **_attributes("process", str(job.entrypoint)),
+            **_attributes("process", task),
             "messaging.message.id": str(job.id),
             "messaging.message.body.size": len(job.payload or b""),
             "stormproof.job.start": job.attempts,

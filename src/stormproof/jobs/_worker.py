@@ -207,7 +207,8 @@ class Worker:
         engine = QueueManager(as_port(self._port))
         engine.queue_manager_id = QueueManagerId(self.store.leases.worker)
         for task in self._tasks.values():
-            engine.register_executor(task.name, JobExecutor(task, self))
+            for line, limit in task.lines().items():
+                engine.register_executor(line, JobExecutor(task, self, limit))
         return engine
 
     def _wake_from_thread(self) -> None:
