@@ -1,7 +1,7 @@
 """What a hostile caller, function or table does to the room: the others go on."""
 
 import asyncio
-from contextlib import suppress
+import time
 from typing import Any
 
 import pytest
@@ -10,10 +10,10 @@ from sqlalchemy import text
 
 from stormproof.database import Database
 from stormproof.errors import InvalidArguments, InvalidSetting
-from stormproof.jobs import Job, Jobs
+from stormproof.jobs import Job, Jobs, _beat_sqlite, _sqlite
 from tests.harness import until
 
-from .work import stands
+from .work import Open, stands
 
 
 async def others_go_on(jobs: Jobs, database: Database) -> None:
@@ -71,20 +71,15 @@ async def test_a_function_that_raises_what_is_no_exception_has_failed(
 async def test_a_delay_without_end_is_refused(jobs: Jobs, database: Database, delay: float) -> None:
     harmless(jobs)
     await jobs.open()
-    with suppress(InvalidSetting):
-        async with database.session() as session:
+    async with database.session() as session:
+        with pytest.raises(InvalidSetting):
             await jobs.tasks["harmless"].enqueue(session, delay=delay)
-    await asyncio.sleep(0.1)
     await others_go_on(jobs, database)
 
 
 class Mail(BaseModel):
     to: str = Field(alias="recipient")
     tags: set[int] = set()
-
-    @property
-    def x(self) -> int:
-        return 1
 
 
 async def test_arguments_come_back_as_they_went(jobs: Jobs, database: Database) -> None:
@@ -120,12 +115,11 @@ async def test_arguments_that_would_not_come_back_are_refused(
             await raw.enqueue(session, b"\xff\xfe")
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 async def test_rows_that_nobody_of_ours_has_written(jobs: Jobs, database: Database) -> None:
     """An unknown task, no payload, no JSON: the first waits, the others are held."""
     harmless(jobs)
     await jobs.open()
-    if database.engine.dialect.name != "sqlite":
-        return
     row = (
         "INSERT INTO stormproof_jobs (task, payload, priority, headers, status, is_due, attempts,"
         " created, updated, heartbeat, start_after) VALUES "
@@ -157,3 +151,49 @@ async def test_arguments_that_are_data_rather_than_where_it_is_are_refused(
         with pytest.raises(InvalidArguments, match=r"1,000,0\d\d bytes of JSON"):
             await huge.enqueue(session, "x" * 1_000_000)
         await huge.enqueue(session, "**********" * 90_000)
+
+
+class Set:
+    """A clock that somebody sets."""
+
+    def __init__(self) -> None:
+        self.by = 0.0
+        self.monotonic = time.monotonic
+        self._time = time.time
+
+    def time(self) -> float:
+        return self._time() + self.by
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_clock_that_is_set_takes_no_job_from_the_living(
+    opened: Open, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, may_end, starts = Set(), asyncio.Event(), list[int]()
+    monkeypatch.setattr(_sqlite, "time", clock)
+    monkeypatch.setattr(_beat_sqlite, "time", clock)
+    living, other = opened.new(stale_after=1.0), opened.new(worker=False, stale_after=1.0)
+
+    @living.task()
+    async def wait(job: Job) -> None:
+        starts.append(job.start)
+        await may_end.wait()
+
+    async def is_beaten() -> bool:
+        async with database.read_session() as session:
+            beaten = await session.scalar(text("SELECT heartbeat FROM stormproof_jobs"))
+            return abs(float(beaten or 0) - clock.time()) < 1.0
+
+    async with opened(living), opened(other):
+        async with database.session() as session:
+            handle = await wait.enqueue(session)
+        await until(lambda: starts == [1])
+        for hours in (1, -2, 1):
+            clock.by += hours * 3600
+            assert await other._opened().claim(10, {"wait": 0}, 10, 1.0) == []
+            await until(is_beaten)
+            assert await other._opened().claim(10, {"wait": 0}, 10, 1.0) == []
+        may_end.set()
+        await stands(living, handle.id, "done")
+    assert starts == [1]
+    assert living.statistics().lost_leases == 0
