@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import stormproof
+from stormproof._core.events import Event, JobFailed
 from stormproof._core.lifecycle import Lifecycle, Phase
 from stormproof.database import Database
 from stormproof.jobs import Job, Jobs
@@ -106,6 +107,8 @@ async def test_the_admin_listener_shows_jobs_and_changes_nothing(
     @jobs.task()
     async def later() -> None: ...
 
+    told: list[Event] = []
+    lifecycle.events.subscribe(told.append)
     await jobs.open(lifecycle)
     lifecycle.enter(Phase.READY)
     async with database.session() as session:
@@ -120,6 +123,8 @@ async def test_the_admin_listener_shows_jobs_and_changes_nothing(
     assert shown["here"]["held"] == 1
     assert "no such page" in shown["held"][0]["last_words"]
     assert shown["unknown"] == []
+    error = "LookupError('no such page')"
+    assert JobFailed("fails", failed.id or 0, error, starts=1, is_held=True) in told
     observer.close()
     with AdminServer(lambda *, with_open: ()) as server:
         assert (await request(server.address[1], "GET", "/jobs")).status == 404

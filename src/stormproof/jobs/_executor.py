@@ -15,6 +15,7 @@ from pgqueuer.domain.models import Job as PickedJob
 
 from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
+from stormproof._core.events import JobFailed
 from stormproof.errors import JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
 
 from ._job import Job, current
@@ -59,7 +60,10 @@ class JobExecutor(AbstractEntrypointExecutor):
         try:
             with processing(self._task.name, job):
                 await self._start(job, context)
-        except (*_NEVER_AGAIN, RetryRequested):
+        except RetryRequested:
+            raise
+        except _NEVER_AGAIN as error:
+            self._tell_failure(job, error)
             raise
         except LeaseLost as error:
             self._worker.note(job.id, "lost its lease", error)
@@ -67,10 +71,17 @@ class JobExecutor(AbstractEntrypointExecutor):
             if job.id in self._worker.store.leases.handed_back:
                 raise HandedBack(reason="the service shuts down") from error
             if job.attempts > self._task.retries:
+                self._tell_failure(job, error)
                 raise
             delay = self._task.pause(job.attempts, random.random())
             self._worker.retried += 1
             raise RetryRequested(timedelta(seconds=delay), reason=repr(error)) from error
+
+    def _tell_failure(self, job: PickedJob, error: Exception) -> None:
+        is_held = self._task.on_failure == "hold"
+        self._worker.events.emit(
+            JobFailed(self._task.name, job.id, repr(error), job.attempts, is_held)
+        )
 
     async def _start(self, job: PickedJob, context: Context) -> None:
         await self._check_starts(job)

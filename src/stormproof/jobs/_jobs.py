@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 
 from sqlalchemy import event
 
+from stormproof._core.events import Events
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.primitives import register
 from stormproof.errors import InvalidArguments, InvalidSetting, NotStarted
@@ -101,6 +102,11 @@ class Jobs(Declarations, Forwarding):
     async def open(self, lifecycle: Lifecycle | None = None) -> None:
         """Create missing tables, take the jobs of dead processes back, and begin to run.
 
+        To be declared before: a worker runs the tasks that were known when it was opened.
+
+        Args:
+            lifecycle: Whose events get `JobFailed`; None: alone.
+
         Raises:
             DatabaseUnavailable: The database cannot be used.
         """
@@ -116,6 +122,7 @@ class Jobs(Declarations, Forwarding):
                     poll=self._poll,
                     stale_after=self._stale_after,
                     outcomes=self._outcomes,
+                    events=Events() if lifecycle is None else lifecycle.events,
                     services=self._services(),
                 )
                 await self._worker.start()
