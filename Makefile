@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -25,9 +26,11 @@ $(READY): uv.lock pyproject.toml scripts/setup.sh
 demo: $(READY) ## Serve the reference service until Ctrl-C or SIGTERM (ARGS="--port 9000")
 	@exec $(BIN)/python -m stormproof demo $(ARGS)
 
+# Half of a test is waiting for processes: two at a time take half the time, on two cores as well.
+# WORKERS=0 runs them in the process that you see, for a debugger.
 test: $(READY) ## Run the suite without the storms (ARGS="tests/limit -k queue" runs a part)
 	@sh scripts/browser.sh
-	@$(BIN)/python -m pytest -m "not storm" $(ARGS)
+	@$(BIN)/python -m pytest -m "not storm" -n $(WORKERS) --dist worksteal $(ARGS)
 
 # pytest ends with 5 when it collected nothing: no storm is written yet, which is not a failure.
 storm: $(READY) ## Run the storms: slow, loud, real processes

@@ -1,4 +1,4 @@
-"""Fixtures for every test: the leak guard, and a PostgreSQL that starts when first asked for."""
+"""Fixtures for every test: the leak guard, and servers that start when first asked for."""
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -8,6 +8,7 @@ from pytest_asyncio import is_async_test
 
 from tests.harness.leaks import current_holdings, describe_new_holdings, describe_pending_tasks
 from tests.harness.postgres import SpareDatabases, running_postgres
+from tests.harness.redis import RedisServer, running_redis
 
 _HAS_FAILED = pytest.StashKey[bool]()
 
@@ -73,6 +74,22 @@ async def postgres_database(_spare_databases: SpareDatabases) -> AsyncIterator[s
     """URL of an empty PostgreSQL database of the test's own."""
     async with _spare_databases.lent() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def _redis() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(_redis: RedisServer) -> RedisServer:
+    """One Valkey for the whole run, emptied for each test.
+
+    A test that kills or stalls its server runs its own: `running_redis()`.
+    """
+    _redis.clear()
+    return _redis
 
 
 def _fail_if_leaked(leaks: list[str]) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import Response
 from fastapi.testclient import TestClient
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
@@ -164,6 +164,7 @@ def test_error_of_ours_becomes_problem_json_with_retry_after() -> None:
         "status": 503,
         "detail": "limit 'x' is full",
         "code": "SP201",
+        "reason": "queue",
     }
 
 
@@ -173,11 +174,55 @@ def test_openapi_names_the_problems_and_leaves_what_the_app_says() -> None:
     @app.get("/", responses={504: {"description": "mine"}})
     async def endpoint() -> None: ...
 
+    @app.post("/", responses={"5XX": {"description": "all mine"}, "default": {"description": "?"}})
+    async def post() -> None: ...
+
     stormproof.install(app)
     for _ in range(2):
-        responses = app.openapi()["paths"]["/"]["get"]["responses"]
-        assert "application/problem+json" in responses["503"]["content"]
+        schema = app.openapi()
+        responses = schema["paths"]["/"]["get"]["responses"]
+        problem = responses["503"]["content"]["application/problem+json"]["schema"]
+        assert problem == {"$ref": "#/components/schemas/StormproofProblem"}
+        assert "code" in schema["components"]["schemas"]["StormproofProblem"]["required"]
+        assert responses["503"]["headers"].keys() == {"Retry-After"}
         assert responses["504"]["description"] == "mine"
+        assert schema["paths"]["/"]["post"]["responses"].keys() == {"200", "5XX", "default"}
+
+
+def test_openapi_names_429_where_a_rate_limit_counts() -> None:
+    app, login = FastAPI(), APIRouter(prefix="/login")
+    quota = stormproof.RateLimit(5, per=60)
+
+    @login.post("/{name}")
+    @login.get("/{name}")
+    async def log_in(name: str) -> None: ...
+
+    @app.get("/search", dependencies=[stormproof.rate_limit(quota)])
+    async def search() -> None: ...
+
+    @app.get("/free")
+    async def free() -> None: ...
+
+    @app.post("/search", responses={"4XX": {"description": "mine"}})
+    async def store() -> None: ...
+
+    app.include_router(login, prefix="/v1", dependencies=[stormproof.rate_limit(quota)])
+    app.add_api_route("/reports/{number}", free)
+    rules = [stormproof.AdmissionRule(prefix="/reports", rate=quota)]
+    stormproof.install(app, admission=stormproof.Admission(rules=rules))
+    told = {
+        f"{method} {path}": operation["responses"]
+        for path, operations in app.openapi()["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert {name for name, responses in told.items() if "429" in responses} == {
+        "get /v1/login/{name}",
+        "post /v1/login/{name}",
+        "get /search",
+        "get /reports/{number}",
+    }
+    headers = told["get /search"]["429"]["headers"]
+    assert headers.keys() == {"Retry-After", "RateLimit", "RateLimit-Policy"}
 
 
 def test_second_install_is_refused() -> None:

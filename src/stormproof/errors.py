@@ -16,11 +16,16 @@ class StormproofError(Exception):
         status: The HTTP status a caller gets when it reaches the edge of the app.
         title: The cause in a few words, the same for each occurrence (RFC 9457).
         retry_after: Seconds after which trying again may help, or None.
+        reason: Why a call was turned away, in one word, or None: "queue" (too many wait),
+            "target" (for a while already), "deadline" (it would be or is too late), "priority"
+            (others go first), "closed" (what it needs is going away), "rate" (its caller is over
+            the quota) or "store" (the quota cannot be told).
     """
 
     code: ClassVar[str] = "SP000"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
+    reason: str | None = None
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -84,11 +89,7 @@ class InvalidHeader(StormproofError, ValueError):
 
 
 class LimitExceeded(StormproofError):
-    """A limiter shed the call: the wait for a slot would have been, or was, too long.
-
-    Attributes:
-        reason: "queue", "target", "deadline", "priority" or "closed".
-    """
+    """A limiter shed the call: the wait for a slot would have been, or was, too long."""
 
     code, status, title = "SP201", 503, "Too busy"
 
@@ -103,6 +104,7 @@ class Draining(StormproofError):
     """The service is shutting down and past its lame duck."""
 
     code, status, title = "SP202", 503, "Shutting down"
+    reason = "closed"
 
 
 class RateLimited(StormproofError):
@@ -113,6 +115,7 @@ class RateLimited(StormproofError):
     """
 
     code, status, title = "SP203", 429, "Too many requests"
+    reason = "rate"
 
     def __init__(
         self,
@@ -125,29 +128,39 @@ class RateLimited(StormproofError):
         self.fields = fields
 
 
+class RateStoreDown(StormproofError):
+    """The store of a shared rate limit did not answer, and the limit was to refuse then."""
+
+    code, status, title = "SP204", 503, "Rate limit unavailable"
+    reason = "store"
+
+
 class ThreadsFull(StormproofError):
     """A pool of threads refused the call: its queue was full, or the wait for a place was over."""
 
     code, status, title = "SP211", 503, "No thread free"
+    reason = "queue"
 
 
 class ThreadsClosed(StormproofError, RuntimeError):
     """A pool of threads was called after the service had drained it."""
 
     code, status, title = "SP212", 503, "Threads are closed"
+    reason = "closed"
 
 
 class DeadlineExceeded(StormproofError, TimeoutError):
     """The request's deadline passed before the answer was ready."""
 
     code, status, title = "SP301", 504, "Deadline exceeded"
-    reason: ClassVar[str] = "deadline"
+    reason = "deadline"
 
 
 class PoolTimeout(StormproofError, TimeoutError):
     """No database connection came free in time."""
 
     code, status, title = "SP401", 503, "No database connection free"
+    reason = "queue"
 
 
 class CommitFailed(StormproofError):
@@ -223,7 +236,7 @@ class UpstreamTimeout(StormproofError, TimeoutError):
 
 
 class CircuitOpen(StormproofError):
-    """The circuit breaker of an upstream is open: most calls before this one had failed."""
+    """The circuit breaker of an upstream kept the call back: most calls before had failed."""
 
     code, status, title = "SP503", 503, "Circuit breaker open"
 
@@ -232,18 +245,106 @@ class TasksClosed(StormproofError, RuntimeError):
     """A task was spawned before the service had started or after its tasks were drained."""
 
     code, status, title = "SP601", 503, "Tasks are closed"
+    reason = "closed"
 
 
 class TasksFull(StormproofError):
     """A task was refused because as many as may run were running."""
 
     code, status, title = "SP602", 503, "Too many tasks"
+    reason = "queue"
 
 
 class CouldNotProve(StormproofError, RuntimeError):
     """`prove` could not run or measure the app: it did not start, or nothing it serves answers."""
 
     code, title = "SP701", "Could not prove"
+
+
+class BusUnavailable(StormproofError, ConnectionError):
+    """A hub's bus could not be reached: nothing was published, or no stream could begin."""
+
+    code, status, title = "SP801", 503, "Event bus unavailable"
+
+
+class HubFull(StormproofError):
+    """A hub has as many subscribers as it may have."""
+
+    code, status, title = "SP802", 503, "Too many subscribers"
+    reason = "queue"
+
+
+class PublishUnknown(StormproofError, ConnectionError):
+    """The store of a bus went away while it took an event: it may be published or not."""
+
+    code, title = "SP805", "Publishing has no known end"
+
+
+class BusUnusable(StormproofError, RuntimeError):
+    """The store of a bus answers, but cannot hold one: no tables, too old, or not allowed."""
+
+    code, title = "SP806", "Event bus cannot be used"
+
+
+class StreamIdle(StormproofError, TimeoutError):
+    """The source of a stream yielded nothing for longer than its `idle_timeout`."""
+
+    code, status, title = "SP811", 504, "Stream idle"
+
+
+class ExportsFull(StormproofError):
+    """An export was refused because as many are kept, or being written, as may."""
+
+    code, status, title = "SP812", 503, "Too many exports"
+    reason = "queue"
+
+
+class ExportTooLarge(StormproofError):
+    """An export was cut because the disk that exports may take was used up."""
+
+    code, title = "SP813", "Export too large"
+
+
+class ExportNotReady(StormproofError):
+    """A part was asked for of an export that is still being written."""
+
+    code, status, title = "SP814", 503, "Export not ready"
+
+
+class PayloadMismatch(StormproofError, ValueError):
+    """A job's stored arguments do not fit its function any more; it is held, not run."""
+
+    code, title = "SP901", "Stored arguments do not fit"
+
+
+class InvalidArguments(StormproofError, TypeError):
+    """A job was enqueued with arguments that its function cannot be called with."""
+
+    code, title = "SP902", "Invalid job arguments"
+
+
+class LeaseLost(StormproofError, RuntimeError):
+    """A job was taken by another worker while this one ran it; nothing of it was stored here."""
+
+    code, title = "SP903", "Job taken by another worker"
+
+
+class JobTimeout(StormproofError, TimeoutError):
+    """A job was not done within the timeout of its task."""
+
+    code, title = "SP904", "Job timed out"
+
+
+class JobCrashed(StormproofError, RuntimeError):
+    """A job was started as often as it may be, and its process died each time; it is held."""
+
+    code, title = "SP905", "Job crashed its process"
+
+
+class ForwardFailed(StormproofError, ConnectionError):
+    """A broker did not take the message of a job; the job is tried again with the same id."""
+
+    code, title = "SP910", "Message not forwarded"
 
 
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
@@ -269,4 +370,6 @@ def problem_body(error: StormproofError) -> bytes:
         "detail": error.message,
         "code": error.code,
     }
+    if error.reason is not None:
+        problem["reason"] = error.reason
     return json.dumps(problem).encode()

@@ -14,17 +14,20 @@ from fastapi.sse import EventSourceResponse
 
 from stormproof._core.events import DeadlineExpired, Events, OverdueFinished
 from stormproof.deadline import DeadlineMiddleware, limit_request
+from tests.harness import until
 
 
 @asynccontextmanager
 async def serving(app: Any, http: str) -> AsyncIterator[int]:
     config = uvicorn.Config(app, port=0, http=http, lifespan="off", log_config=None)  # type: ignore[arg-type]
     listener = config.bind_socket()
-    listener.listen()  # clients may come before the server has started
+    listener.listen()
     server = uvicorn.Server(config)
     # _serve leaves the signal handlers alone.
     task = asyncio.create_task(server._serve([listener]))
     try:
+        # It loads its protocols on the loop, 0.2 s in the first test: no request should wait there.
+        await until(lambda: server.started, 30.0)
         yield listener.getsockname()[1]
     finally:
         server.should_exit = True

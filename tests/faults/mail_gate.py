@@ -78,4 +78,5 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
             await writer.drain()
     if writer.can_write_eof():
-        writer.write_eof()
+        with suppress(OSError):  # the other side has left without a word
+            writer.write_eof()

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from signal import SIGINT, SIGTERM
+from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
 
 import pytest
 
@@ -144,21 +145,51 @@ async def test_second_signal_forces_the_exit_with_clean_up_run(command: Command)
 
 
 async def test_work_that_outlasts_the_grace_is_named_and_the_exit_code_is_3() -> None:
-    async with (
-        GatedMailSink() as mail,
-        running(
-            serve_app,
-            OURS,
-            SMTP_URL=mail.url,
-            STORMPROOF_GRACE="2",
-            STORMPROOF_PRESTOP="0",
-        ) as (process, port),
-    ):
-        answer = await request(port, "POST", "/send-email?email=user@example.com")
-        assert answer.status == 200
+    app = """
+import asyncio
+from fastapi import FastAPI
+import stormproof
+app = FastAPI()
+tasks = stormproof.Tasks()
+stormproof.install(app, tasks)
+@app.post("/work")
+async def work():
+    tasks.spawn(asyncio.sleep, 60)
+"""
+    port = free_port()
+    env = {"STORMPROOF_GRACE": "2", "STORMPROOF_PRESTOP": "0"}
+    async with ServerProcess(serve_app("app:app", port), env=env, files={"app.py": app}) as process:
+        await process.wait_ready(port, "/startupz")
+        assert (await request(port, "POST", "/work")).status == 200
         process.signal(SIGTERM)
         assert await process.wait_exit(timeout=5.0) == 3
         assert "lost task" in process.output
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("end", [SIGKILL, SIGTERM])
+async def test_mail_arrives_once_although_the_server_ends_before_it_is_sent(
+    end: Signals, tmp_path: Path
+) -> None:
+    """An acknowledged mail is a durable job: the next server sends it."""
+    env = {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/demo.db",
+        "STORMPROOF_GRACE": "2",
+        "STORMPROOF_PRESTOP": "0",
+    }
+    async with GatedMailSink() as mail:
+        async with running(serve_app, OURS, SMTP_URL=mail.url, **env) as (process, port):
+            answer = await request(port, "POST", "/send-email?email=user@example.com")
+            assert answer.status == 200
+            await until(lambda: mail.waiting == 1)
+            process.signal(end)
+            code = await process.wait_exit(timeout=5.0)
+            assert code == (0 if end is SIGTERM else -SIGKILL)
+        assert mail.messages == []
+        mail.open_gate()
+        async with running(serve_app, OURS, SMTP_URL=mail.url, **env):
+            await until(lambda: mail.messages)
+        assert [message.to for message in mail.messages] == ["user@example.com"]
 
 
 async def test_stalled_reader_cannot_hold_the_exit() -> None:

@@ -1,4 +1,4 @@
-"""The harness: real processes, raw sockets and a real PostgreSQL for the tests of every room."""
+"""The harness: real processes and sockets, a real PostgreSQL and Valkey, for every room."""
 
 from .client import Answer as Answer
 from .client import Connection as Connection
@@ -13,6 +13,8 @@ from .process import ServerProcess as ServerProcess
 from .process import free_port as free_port
 from .process import serve_app as serve_app
 from .process import uvicorn_app as uvicorn_app
+from .redis import RedisServer as RedisServer
+from .redis import running_redis as running_redis
 from .stream import Event as Event
 from .stream import Stream as Stream
 from .stream import StreamEnded as StreamEnded
@@ -25,6 +27,7 @@ __all__ = (
     "Ended",
     "Event",
     "MalformedAnswer",
+    "RedisServer",
     "ServerEnded",
     "ServerProcess",
     "Stream",
@@ -34,6 +37,7 @@ __all__ = (
     "fresh_database",
     "request",
     "running_postgres",
+    "running_redis",
     "scripted_server",
     "serve_app",
     "until",

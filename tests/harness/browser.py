@@ -114,10 +114,11 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self._ask(f"{domain}.enable")
 
-    async def open(self, path: Path) -> None:
-        """Open a file and wait until it is loaded."""
+    async def open(self, place: Path | str) -> None:
+        """Open a file or an address and wait until it is loaded."""
         self._loaded.clear()
-        await self._ask("Page.navigate", url=path.as_uri())
+        url = place if isinstance(place, str) else place.as_uri()
+        await self._ask("Page.navigate", url=url)
         async with asyncio.timeout(_TIMEOUT):
             await self._loaded.wait()
 

@@ -171,10 +171,9 @@ def _started(programs: Path, home: Path) -> tuple[subprocess.Popen[bytes], int]:
     if identity:
         os.chown(home, identity["user"], identity["group"])
         programs = _reachable(programs, home, identity)
-    data, log = home / "data", home / "log"
     create = ["--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", "--username=postgres"]
     created = subprocess.run(
-        [programs / "initdb", "--pgdata", data, *create],
+        [programs / "initdb", "--pgdata", home / "data", *create],
         **identity,
         cwd=home,
         capture_output=True,
@@ -184,10 +183,18 @@ def _started(programs: Path, home: Path) -> tuple[subprocess.Popen[bytes], int]:
     if created.returncode:
         raise PostgresUnusable(f"initdb failed: {created.stderr.strip()[-500:]}")
     port = free_port()
+    return _launched(programs, home, port, identity), port
+
+
+def _launched(
+    programs: Path, home: Path, port: int, identity: dict[str, Any]
+) -> subprocess.Popen[bytes]:
+    """Start the server on what `initdb` has made, and wait until it is ready."""
+    log = home / "log"
     settings = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": port}.items()]
     with log.open("wb") as output:
         server = subprocess.Popen(
-            dies_with_us([str(programs / "postgres"), "-D", str(data), *settings]),
+            dies_with_us([str(programs / "postgres"), "-D", str(home / "data"), *settings]),
             **identity,
             cwd=home,
             stdin=subprocess.DEVNULL,
@@ -200,7 +207,33 @@ def _started(programs: Path, home: Path) -> tuple[subprocess.Popen[bytes], int]:
     except BaseException:
         kill_group(server)
         raise
-    return server, port
+    return server
+
+
+class RestartablePostgres:
+    """A PostgreSQL of a test's own, which can crash and come back on the same port.
+
+    Attributes:
+        url: Where it is.
+    """
+
+    def __init__(self) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="stormproof-postgres-"))
+        self._programs = _installed()[0]
+        self._server, self._port = _started(self._programs, self._home)
+        self.url = f"postgresql+asyncpg://postgres@127.0.0.1:{self._port}/postgres"
+
+    def restart(self) -> None:
+        """End it without a checkpoint, as a crash does, and start it again."""
+        _stop(self._server)
+        identity = _unprivileged_identity()
+        programs = _reachable(self._programs, self._home, identity) if identity else self._programs
+        self._server = _launched(programs, self._home, self._port, identity)
+
+    def close(self) -> None:
+        """End it and remove its files."""
+        _stop(self._server)
+        shutil.rmtree(self._home, ignore_errors=True)
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], log: Path) -> None:

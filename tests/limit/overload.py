@@ -45,15 +45,20 @@ class Storm:
     tries: int = 1
     seed: int = 1
     calls: list[Call] = field(default_factory=list)
+    callers: list[tuple[float, bool]] = field(default_factory=list)
+    """When each came, and whether one of its attempts was good."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
 
     async def call(self) -> None:
+        came_at, is_good = asyncio.get_running_loop().time(), False
         for attempt in range(self.tries):
-            if await self.attempt():
-                return
+            is_good = await self.attempt()
+            if is_good:
+                break
             await asyncio.sleep(self.random.uniform(0.0, 0.1) * 2**attempt)
+        self.callers.append((came_at, is_good))
 
     async def attempt(self) -> bool:
         loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ ENDS: dict[str, Callable[[Limiter, asyncio.Event], None]] = {
 
 
 async def stay(limiter: Limiter, key: str | None, until: asyncio.Event) -> None:
-    async with limiter.slot(key=key):
+    async with limiter.slot(key, work="stay"):
         await until.wait()
 
 

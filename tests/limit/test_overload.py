@@ -19,9 +19,15 @@ def test_overload_keeps_the_whole_capacity_useful(times: float) -> None:
     start, end = run_storm(storm, (times * CAPACITY, 5.0))
     assert storm.good(start, end) / (end - start) >= 0.96 * CAPACITY
     assert storm.wasted == 0
-    # Once the queue has shown to be standing and what had queued up by then is gone.
-    assert percentile(storm.waits(start + 1.0), 0.99) <= 0.19
-    assert set(limiter.statistics().refusals) == {"queue", "target"}
+    assert set(limiter.statistics().refusals) == {"target"}
+
+
+def test_almost_all_who_are_served_have_waited_little_from_the_beginning_on() -> None:
+    """The overload may be a burst at first; what that costs is over in its first tenths."""
+    storm = Storm(Limiter(SLOTS).slot)
+    start, _ = run_storm(storm, (5 * CAPACITY, 20.0))
+    assert percentile(storm.waits(start), 0.99) <= 0.19
+    assert percentile(storm.waits(start), 1.0) <= 0.5
 
 
 def test_the_same_overload_makes_a_semaphore_collapse() -> None:
@@ -44,14 +50,14 @@ def test_slots_do_not_run_dry_while_callers_are_turned_away(capacity: int, servi
     assert storm.wasted == 0
 
 
-@pytest.mark.parametrize(("tries", "settled"), [(1, 0.5), (4, 1.5)])
-def test_service_is_itself_again_soon_after_a_spike(tries: int, settled: float) -> None:
+@pytest.mark.parametrize(("tries", "settled", "seed"), [(1, 0.5, 1), (4, 1.0, 1), (4, 1.0, 2)])
+def test_service_is_itself_again_soon_after_a_spike(tries: int, settled: float, seed: int) -> None:
     """5 s at five times the capacity, then 0.8 times; callers that try 4 times do it for 0.7 s."""
-    storm = Storm(Limiter(SLOTS).slot, tries=tries)
+    storm = Storm(Limiter(SLOTS).slot, tries=tries, seed=seed)
     _, calm_at, end = run_storm(storm, (5 * CAPACITY, 5.0), (0.8 * CAPACITY, 2.5))
-    calm = [call for call in storm.calls if calm_at + settled <= call.arrived_at < end]
+    calm = [is_good for came_at, is_good in storm.callers if calm_at + settled <= came_at < end]
     assert len(calm) > 100
-    assert sum(call.is_good for call in calm) >= 0.98 * len(calm)
+    assert sum(calm) >= 0.98 * len(calm)
 
 
 def test_a_burst_is_served_although_it_has_to_wait() -> None:

@@ -6,11 +6,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from stormproof._core.lifecycle import Lifecycle, Loss, Phase
+from stormproof._core.primitives import Primitive
 from stormproof.errors import InvalidSetting, PortInUse
 from stormproof.serve._admin import AdminServer, live, metrics, parse_admin, ready, rehearsal
 from stormproof.serve._link import WorkerLink, Workforce, answer_on
@@ -18,8 +20,15 @@ from stormproof.serve._snapshot import Observer, WorkerSnapshot
 from stormproof.testing import HandClock
 from tests.harness import request, until
 
+SEARCH = Primitive("limiter", "search", {"in_use": 3, "refusals": {"queue": 2}})
 CALM = WorkerSnapshot(
-    pid=7, phase="ready", requests=3, streams=1, responses={"2xx": 40, "5xx": 2}, rss_bytes=1000
+    pid=7,
+    phase="ready",
+    requests=3,
+    streams=1,
+    responses={"2xx": 40, "5xx": 2},
+    rss_bytes=1000,
+    primitives=(SEARCH,),
 )
 STUCK = WorkerSnapshot(pid=8, phase="ready", beat_age=4.25, loop_lag=4.15, stuck_at="a.py:3 in f")
 GONE = WorkerSnapshot(pid=0, phase="gone", losses=1, responses={"2xx": 1_000_000})
@@ -79,9 +88,11 @@ async def test_each_path_answers() -> None:
     with admin(CALM) as port:
         answers = {
             path: await request(port, "GET", path)
-            for path in ("/livez", "/readyz", "/metrics", "/drain?x=1", "/else")
+            for path in ("/livez", "/readyz", "/metrics", "/primitives", "/drain?x=1", "/else")
         }
-    assert [answer.status for answer in answers.values()] == [200, 200, 200, 200, 404]
+    assert [answer.status for answer in answers.values()] == [200, 200, 200, 200, 200, 404]
+    told = json.loads(answers["/primitives"].body)
+    assert told == {"workers": [{"pid": 7, "primitives": [asdict(SEARCH)]}]}
     assert answers["/metrics"].headers["content-type"].startswith("text/plain; version=0.0.4")
     assert json.loads(answers["/drain?x=1"].body)["workers"][0]["pid"] == 7
 
@@ -133,7 +144,9 @@ def test_rehearsal_names_the_oldest_first() -> None:
 
 def test_snapshot_survives_the_journey() -> None:
     work = (Loss("request", "GET /ü", 1.0, "a.py:1 in f"),)
-    sent = WorkerSnapshot(pid=1, phase="ready", responses={"2xx": 1}, open=work)
+    sent = WorkerSnapshot(
+        pid=1, phase="ready", responses={"2xx": 1}, open=work, primitives=(SEARCH,)
+    )
     assert "\n" not in sent.to_json()
     assert WorkerSnapshot.from_json(sent.to_json()) == sent
     for nonsense in ("", "{}", "[]", '{"pid": 1, "open": [], "other": 2}'):

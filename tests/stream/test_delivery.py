@@ -8,43 +8,13 @@ from typing import Any
 
 import pytest
 
-from stormproof._core.asgi import LIFECYCLE_KEY, Message, Scope
+from stormproof._core.asgi import Message, Scope
 from stormproof._core.lifecycle import Lifecycle
+from stormproof.errors import StreamIdle
 from stormproof.stream import RowsResponse, SSEResponse
 
+from .asgi import Server, scope
 from .serving import reasons
-
-
-class Server:
-    """ASGI `receive` and `send` as a server has them; `blocks_at` is a send that never ends."""
-
-    def __init__(self, *, blocks_at: int | None = None, error: Exception | None = None) -> None:
-        self.sent: list[Message] = []
-        self.left = asyncio.Event()
-        self.blocked = asyncio.Event()
-        self._blocks_at = blocks_at
-        self._error = error
-
-    async def receive(self) -> Message:
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        await asyncio.sleep(0)
-        if self._error is not None and len(self.sent) == 2:
-            raise self._error
-        if len(self.sent) == self._blocks_at:
-            self.blocked.set()
-            await asyncio.Event().wait()
-        self.sent.append(message)
-
-    @property
-    def is_complete(self) -> bool:
-        return self.sent[-1:] != [] and self.sent[-1].get("more_body") is False
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.sent)
 
 
 class Source:
@@ -71,10 +41,6 @@ class Source:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             self.cleaned += 1
-
-
-def scope(lifecycle: Lifecycle) -> Scope:
-    return {"type": "http", "method": "GET", "path": "/events", LIFECYCLE_KEY: lifecycle}
 
 
 def response_of(kind: str, source: Source, **settings: Any) -> SSEResponse | RowsResponse:
@@ -280,6 +246,47 @@ async def test_bytes_that_are_no_whole_event_cut_the_stream() -> None:
     with pytest.raises(ValueError, match="no whole event"):
         await SSEResponse(wrong())(scope(Lifecycle()), server.receive, server.send)
     assert not server.is_complete
+
+
+@pytest.mark.parametrize("kind", ["sse", "rows"])
+async def test_source_that_keeps_silent_is_cut_and_closed(kind: str) -> None:
+    lifecycle, server, source = Lifecycle(), Server(), Source()
+    response = response_of(kind, source, idle_timeout=0.05)
+    with reasons(lifecycle) as seen, pytest.raises(StreamIdle, match=r"nothing for 0\.05 s"):
+        await response(scope(lifecycle), server.receive, server.send)
+    assert seen == ["idle"]
+    assert source.cleaned == 1
+    assert not server.is_complete
+    assert b"x" in server.body or b"1" in server.body
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_export_that_is_silent_from_the_start_has_sent_nothing() -> None:
+    """So the error can still be the answer: a 504."""
+
+    async def silent() -> AsyncIterator[Any]:
+        await asyncio.Event().wait()
+        yield {}
+
+    server = Server()
+    response = RowsResponse(silent(), idle_timeout=0.02)
+    with pytest.raises(StreamIdle):
+        await response(scope(Lifecycle()), server.receive, server.send)
+    assert server.sent == []
+
+
+async def test_reader_that_is_slow_is_no_silence_of_the_source() -> None:
+    """The idle time runs only while the source is asked."""
+
+    class Slow(Server):
+        async def send(self, message: Message) -> None:
+            await asyncio.sleep(0.03)
+            await super().send(message)
+
+    server = Slow()
+    response = SSEResponse(Source(is_endless=False), idle_timeout=0.02)
+    await response(scope(Lifecycle()), server.receive, server.send)
+    assert server.is_complete
 
 
 async def test_without_a_lifecycle_all_the_rest_is_the_same() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from stormproof._core.lifecycle import Lifecycle, Phase
@@ -18,6 +19,9 @@ from tests.harness import Connection, Stream, encode_request, request, until
 from .serving import WithLifecycle, reasons, serving
 
 Batch = Sequence[Mapping[str, Any]]
+
+MANY: Batch = [{"n": n, "text": "x" * 100} for n in range(1_000)]
+"""More than a chunk."""
 
 
 def app_with(make: Callable[[], RowsResponse]) -> FastAPI:
@@ -88,15 +92,16 @@ async def test_large_batches_arrive_whole() -> None:
     assert answer.body.count(b"\r\n") == 2 * 5_001 + 1
 
 
-async def breaks_after(rows: Batch) -> AsyncIterator[Batch]:
-    yield rows
+async def breaks_after(*given: Batch) -> AsyncIterator[Batch]:
+    for batch in given:
+        yield batch
     raise ConnectionError("the database went away")
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True], ids=["bare", "BaseHTTPMiddleware"])
 @pytest.mark.parametrize("format", ["csv", "ndjson"])
 async def test_export_that_breaks_never_looks_complete(format: Any, is_wrapped: bool) -> None:
-    app = app_with(lambda: RowsResponse(breaks_after([{"n": 1}]), format=format))
+    app = app_with(lambda: RowsResponse(breaks_after(MANY), format=format))
     if is_wrapped:
         app.add_middleware(BaseHTTPMiddleware, dispatch=lambda request, go_on: go_on(request))
     lifecycle = Lifecycle()
@@ -108,8 +113,25 @@ async def test_export_that_breaks_never_looks_complete(format: Any, is_wrapped: 
     assert seen == ["failed"]
 
 
+@pytest.mark.parametrize("rows", [(), ([{"n": 1}],)], ids=["at once", "before a chunk was full"])
+async def test_export_that_breaks_before_its_first_byte_is_answered_like_any_error(
+    rows: Sequence[Batch],
+) -> None:
+    app = app_with(lambda: RowsResponse(breaks_after(*rows)))
+
+    @app.exception_handler(ConnectionError)
+    async def unavailable(request: Any, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 503)
+
+    async with serving(app) as port:
+        answer = await request(port, "GET", "/rows")
+    assert (answer.status, answer.ended) == (503, "complete")
+    assert json.loads(answer.body) == {"error": "the database went away"}
+
+
 async def test_row_with_a_new_column_is_an_error_not_a_loss() -> None:
-    app = app_with(lambda: RowsResponse(batches([{"a": 1}], [{"a": 2, "b": 3}]), format="csv"))
+    wide = [{"n": 2, "text": "y", "more": 3}]
+    app = app_with(lambda: RowsResponse(batches(MANY, wide), format="csv"))
     async with serving(app) as port:
         assert (await request(port, "GET", "/rows")).ended == "truncated"
 

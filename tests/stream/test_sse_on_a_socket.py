@@ -66,7 +66,7 @@ async def test_finished_source_ends_with_the_final_chunk(http: str) -> None:
         async with serving(app, http=http) as port, Stream(port, "/events") as stream:
             assert stream.status == 200
             assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
-            assert stream.headers["cache-control"] == "no-store"
+            assert stream.headers["cache-control"] == "no-store, no-transform"
             assert stream.headers["x-accel-buffering"] == "no"
             assert "content-length" not in stream.headers
             assert await stream.finish() == "complete"

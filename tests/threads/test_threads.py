@@ -16,6 +16,7 @@ from stormproof._core.clock import MONOTONIC
 from stormproof._core.lifecycle import Lifecycle
 from stormproof.deadline import deadline
 from stormproof.errors import DeadlineExceeded, InvalidSetting, ThreadsClosed, ThreadsFull
+from stormproof.testing import HandClock
 from stormproof.threads import Threads
 from tests.harness import until
 
@@ -47,6 +48,7 @@ async def filled(pool: Threads, count: int) -> AsyncIterator[tuple[Gate, list[as
         gate.opened.set()
         await asyncio.gather(*tasks, return_exceptions=True)
         await until(lambda: pool.statistics().in_use == 0)
+        pool._workers.dismiss()  # the leak guard need not wait for them
 
 
 async def test_it_returns_what_the_function_returns_and_raises_what_it_raises() -> None:
@@ -91,6 +93,39 @@ async def test_there_are_never_more_threads_than_places() -> None:
     await asyncio.gather(*(pool.run(work) for _ in range(60)))
     assert most <= 3
     await until(lambda: pool.statistics().in_use == 0)
+
+
+async def test_threads_are_used_again_and_end_with_their_pool() -> None:
+    """One call after another has one thread, and as many at once never more than places."""
+    pool, before = Threads(3, max_wait=30, max_queue=100), threading.active_count()
+    first = await pool.run(threading.get_ident)
+    assert {await pool.run(threading.get_ident) for _ in range(50)} == {first}
+    for _ in range(20):
+        await asyncio.gather(*(pool.run(threading.get_ident) for _ in range(30)))
+        assert threading.active_count() - before <= 3
+    await pool.close()
+    await until(lambda: threading.active_count() == before)
+
+
+async def test_retry_after_is_how_long_the_queue_takes() -> None:
+    clock = HandClock()
+    pool = Threads(2, max_queue=3, max_wait=30, clock=clock)
+    for _ in range(2):
+        async with filled(pool, 2):  # these take 6 s
+            clock.turn(6.0)
+    assert pool.statistics().mean == pytest.approx(6.0)
+    async with filled(pool, 2) as (gate, _):
+        waiting = [asyncio.create_task(pool.run(gate.block)) for _ in range(3)]
+        await until(lambda: pool.statistics().waiting == 3)
+        with pytest.raises(ThreadsFull) as refusal:
+            await pool.run(gate.block)
+        assert refusal.value.retry_after == pytest.approx(4 * 6.0 / 2)
+        clock.turn(9.0)  # those inside do not end
+        with pytest.raises(ThreadsFull) as refusal:
+            await pool.run(gate.block)
+        assert refusal.value.retry_after == pytest.approx(4 * 9.0 / 2)
+        gate.opened.set()
+        await asyncio.gather(*waiting)
 
 
 async def test_a_full_queue_refuses_on_arrival_with_retry_after() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import httpx2
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from stormproof._core.events import CircuitChanged, Event, Events
 from stormproof._core.lifecycle import Lifecycle
+from stormproof._core.primitives import primitives
 from stormproof.errors import (
     CircuitOpen,
     InvalidSetting,
@@ -17,7 +19,7 @@ from stormproof.errors import (
 from stormproof.limit import Limiter
 from stormproof.testing import HandClock
 from stormproof.upstream import Budget, Circuit, CircuitBreaker, Hedge, Retry, Upstream
-from tests.virtual_time import LoopClock
+from tests.virtual_time import LoopClock, run_virtually
 
 from .script import Script, Step, play
 
@@ -48,6 +50,15 @@ def test_it_opens_at_the_failure_rate_and_answers_at_once(breaker: CircuitBreake
     assert (caught.value.status, caught.value.code) == (503, "SP503")
     assert caught.value.retry_after == pytest.approx(5.0)
     assert breaker.refused == 1
+
+
+def test_upstreams_and_breakers_are_told_with_their_counts(breaker: CircuitBreaker) -> None:
+    end(breaker, True, False)
+    upstream = Upstream(name="test-prices", breaker=breaker)
+    told = {(one.kind, one.name): one.counts for one in primitives()}
+    counts = {"circuit": "closed", "in_flight": 0, "refused": 0, "ended": 2, "failed": 1}
+    assert told["breaker", "prices"] == counts
+    assert told["upstream", upstream.name]["circuit"] == "closed"
 
 
 def test_few_calls_do_not_open_it(breaker: CircuitBreaker) -> None:
@@ -81,9 +92,11 @@ def test_half_open_lets_one_probe_through(breaker: CircuitBreaker, clock: HandCl
     with pytest.raises(CircuitOpen, match="half-open and its probe is under way"):
         breaker.permit()
     probe.succeeded()
-    assert breaker.circuit is Circuit.CLOSED
+    assert breaker.circuit is Circuit.RAMPING
     end(breaker, False, False, False)
-    assert breaker.circuit is Circuit.CLOSED
+    assert breaker.circuit is Circuit.RAMPING
+    end(breaker, False)
+    assert breaker.circuit is Circuit.OPEN
 
 
 def test_failed_probe_opens_it_for_the_whole_time_again(
@@ -119,7 +132,7 @@ def test_attempts_from_before_the_opening_say_nothing_about_the_time_after(
     for permit in early:
         permit.failed()
     end(breaker, True, False, False)
-    assert breaker.circuit is Circuit.CLOSED
+    assert breaker.circuit is Circuit.RAMPING
 
 
 def test_only_the_first_end_of_a_permit_counts(breaker: CircuitBreaker) -> None:
@@ -147,10 +160,67 @@ def test_changes_are_told_as_events(clock: HandClock) -> None:
     breaker.permit().failed()
     clock.turn(5.0)
     breaker.permit().succeeded()
+    clock.turn(5.0)
+    end(breaker, True, True)
     assert seen == [
         CircuitChanged("prices", "open", "1 of 1 attempts failed"),
-        CircuitChanged("prices", "closed", "its probe was answered"),
+        CircuitChanged("prices", "ramping", "its probe was answered"),
+        CircuitChanged("prices", "closed", "its ramp is over"),
     ]
+
+
+def ramping(breaker: CircuitBreaker, clock: HandClock) -> None:
+    opened(breaker)
+    clock.turn(5.0)
+    breaker.permit().succeeded()
+
+
+def test_share_that_is_let_through_grows_from_a_tenth_to_all(
+    breaker: CircuitBreaker, clock: HandClock
+) -> None:
+    ramping(breaker, clock)
+    breaker.permit()  # one that is always under way: an idle upstream may be asked at any time
+    admitted = []
+    for _ in range(6):
+        admitted.append(0)
+        for _ in range(100):
+            clock.turn(0.01)
+            with contextlib.suppress(CircuitOpen):
+                breaker.permit().succeeded()
+                admitted[-1] += 1
+    assert admitted == [12, 30, 50, 70, 90, 100]
+    assert breaker.circuit is Circuit.CLOSED
+
+
+def test_ramp_says_how_much_it_lets_through_and_when_it_ends(
+    breaker: CircuitBreaker, clock: HandClock
+) -> None:
+    ramping(breaker, clock)
+    clock.turn(2.0)
+    breaker.permit()
+    with pytest.raises(CircuitOpen, match=r"is ramping up, and lets 40% through") as caught:
+        breaker.permit()
+    assert caught.value.retry_after == pytest.approx(3.0)
+
+
+def test_calls_one_after_another_pass_the_ramp(breaker: CircuitBreaker, clock: HandClock) -> None:
+    ramping(breaker, clock)
+    for _ in range(20):
+        end(breaker, True)
+    abandoned = breaker.permit()
+    assert not breaker.would_permit
+    abandoned.abandoned()
+    assert breaker.would_permit
+    assert breaker.refused == 0
+
+
+def test_without_a_ramp_everything_passes_at_once(clock: HandClock) -> None:
+    breaker = CircuitBreaker(min_calls=1, ramp=0.0, clock=clock)
+    breaker.permit().failed()
+    clock.turn(5.0)
+    breaker.permit().succeeded()
+    assert breaker.circuit is Circuit.CLOSED
+    assert {breaker.permit().is_probe for _ in range(50)} == {False}
 
 
 @given(
@@ -198,7 +268,14 @@ def test_open_lets_nothing_through_and_half_open_one_at_a_time(steps: list[str |
 
 @pytest.mark.parametrize(
     "settings",
-    [{"failure_rate": 0}, {"failure_rate": 1.1}, {"min_calls": 0}, {"window": 0}, {"open_for": -1}],
+    [
+        {"failure_rate": 0},
+        {"failure_rate": 1.1},
+        {"min_calls": 0},
+        {"window": 0},
+        {"open_for": -1},
+        {"ramp": -1},
+    ],
 )
 def test_unusable_breaker_is_named(settings: dict[str, float]) -> None:
     with pytest.raises(InvalidSetting, match=next(iter(settings))):
@@ -223,6 +300,8 @@ def test_upstream_that_fails_is_not_asked_until_its_probe(failure: Step) -> None
         assert caught.value.retry_after == pytest.approx(5.0)
         await asyncio.sleep(5.0)
         assert (await upstream.get("/")).status_code == 200
+        assert upstream.statistics().circuit == "ramping"
+        await asyncio.sleep(5.0)
         assert upstream.statistics().circuit == "closed"
 
     play(script, main, breaker=virtual())
@@ -293,6 +372,37 @@ def test_retries_end_when_the_circuit_opens() -> None:
 
     play(script, main, breaker=virtual(), retry=Retry(10, draw=lambda: 0.0))
     assert len(script.asked_at) == 2
+
+
+@pytest.mark.parametrize(("ramp", "openings"), [(5.0, 1), (0.0, 2)])
+def test_upstream_with_cold_caches_is_not_knocked_over_again(ramp: float, openings: int) -> None:
+    """100 calls/s; after an outage of 2 s it stands 20/s, and 20/s more with each second."""
+    asked_at: list[float] = []
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        now = asyncio.get_running_loop().time() - 1000.0
+        asked_at.append(now)
+        await asyncio.sleep(0.05)
+        rate = sum(1 for at in asked_at[-200:] if at > now - 1.0)
+        return httpx2.Response(200 if now >= 2.0 and rate <= 20 * (now - 1.0) else 500)
+
+    async def main() -> None:
+        events = Events()
+        seen: list[Event] = []
+        events.subscribe(seen.append)
+        breaker = virtual(ramp=ramp, open_for=2.0, events=events)
+        transport = httpx2.MockTransport(answer)
+        async with (
+            Upstream(base_url="http://a", transport=transport, breaker=breaker) as upstream,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(900):
+                group.create_task(upstream.gather("/", min_success=0))
+                await asyncio.sleep(0.01)
+        changes = [event.state for event in seen if isinstance(event, CircuitChanged)]
+        assert changes.count("open") == openings
+
+    run_virtually(main())
 
 
 def test_probe_is_not_hedged() -> None:

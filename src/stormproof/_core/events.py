@@ -100,6 +100,20 @@ class RateRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RateStoreLost(Event):
+    """The store of the rate limit `name` did not answer; what follows is in `on_store_down`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateStoreRegained(Event):
+    """The store of the rate limit `name` answers again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class PoolWaitExpired(Event):
     """No database connection came free within `waited` seconds."""
 
@@ -200,6 +214,17 @@ class TaskRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobFailed(Event):
+    """A durable job has failed for good, after `starts` starts; `is_held` until somebody acts."""
+
+    task: str
+    job_id: int
+    error: str
+    starts: int
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StreamOpened(Event):
     """A subscriber opened a stream."""
 
@@ -210,12 +235,37 @@ class StreamOpened(Event):
 class StreamEnded(Event):
     """A stream ended.
 
-    `reason` is "finished", "left", "drain", "failed", "stalled" or "deadline"; `age` in seconds.
+    `reason` is "finished", "left", "drain", "failed", "stalled", "idle" or "deadline", of a hub's
+    stream also "age" or "expired"; `age` in seconds.
     """
 
     name: str
     reason: str
     age: float
+
+
+@dataclass(frozen=True, slots=True)
+class EventsDropped(Event):
+    """A subscriber was behind, so `dropped` events were dropped for it; it was told so."""
+
+    name: str
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class BusLost(Event):
+    """A hub cannot read its bus; it tries on, and subscribers stay."""
+
+    hub: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class BusRegained(Event):
+    """A hub reads its bus again, `seconds` after it was lost."""
+
+    hub: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +280,7 @@ class UpstreamFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class CircuitChanged(Event):
-    """A circuit breaker opened or closed; `state` is "open" or "closed"."""
+    """A circuit breaker changed; `state` is "open", "ramping" (up again) or "closed"."""
 
     upstream: str
     state: str

@@ -9,6 +9,7 @@ from stormproof.errors import InvalidSetting, StormproofError
 
 from ._prove import add_prove
 from ._serve import add_listener, add_reload, add_serve
+from ._worker import add_worker
 
 EXIT_WRONG_USE = 2
 EXIT_COULD_NOT_RUN = 3
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_serve(commands)
     add_reload(commands)
+    add_worker(commands)
     add_prove(commands)
     _add_demo(commands)
     return parser

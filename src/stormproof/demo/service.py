@@ -1,15 +1,17 @@
 """The reference service: the blog post's seven patterns, at its paths, made to hold.
 
 Environment: `DATABASE_URL` (default a SQLite file), `SMTP_URL`, `UPSTREAMS` (URLs, comma
-separated); what is not named is started on loopback.
+separated), `REDIS_URL` for the live events; what is not named is started on loopback or in
+memory.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, HTTPException, Query
 from fastapi.responses import Response
@@ -17,12 +19,13 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import stormproof
+from stormproof.database import DatabaseSession
 from stormproof.demo.items import Base, Item, ItemId, ItemIn, ItemOut
+from stormproof.demo.live import hub_from_environment, live_routes, tell_of_item, tick
 from stormproof.demo.mail import send_mail
 from stormproof.demo.neighbours import Neighbours
 
 COLUMNS = ("id", "name", "quantity")
-PAGE_ROWS = 500
 EVENT_INTERVAL = 0.1
 
 
@@ -31,6 +34,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the tables; the parts are open already, and close only after this has ended."""
     async with database.engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
+    tasks.service(partial(tick, hub), name="tick", max_restarts=None)
     yield
 
 
@@ -38,8 +42,16 @@ database = stormproof.Database(
     os.environ.get("DATABASE_URL", "sqlite+aiosqlite:///stormproof-demo.db")
 )
 neighbours = Neighbours.from_environment()
-upstream = stormproof.Upstream(timeout=5.0)
+upstream = stormproof.Upstream(
+    timeout=5.0,
+    # GETs are sent again when they are refused or slow; both together at most every tenth time.
+    retry=stormproof.Retry(3),
+    hedge=stormproof.Hedge(),
+    budget=stormproof.Budget(0.1),
+)
 tasks = stormproof.Tasks()
+hub = hub_from_environment()
+jobs = stormproof.Jobs(database)
 query_limit = stormproof.Limiter(10, name="query")
 
 app = FastAPI(title="stormproof demo", lifespan=lifespan)
@@ -48,13 +60,17 @@ stormproof.install(
     neighbours,
     database,
     upstream,
+    hub,
     tasks,
+    jobs,
     admission=stormproof.Admission(
         rules=[stormproof.AdmissionRule(prefix="/query", limiter=query_limit)]
     ),
 )
 
-Session = Annotated[AsyncSession, stormproof.session(database)]
+app.include_router(live_routes(hub))
+
+Session = Annotated[DatabaseSession, stormproof.session(database)]
 ReadSession = Annotated[AsyncSession, stormproof.read_session(database)]
 Email = Annotated[str, Query(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")]
 
@@ -64,7 +80,7 @@ async def index() -> dict[str, Any]:
     """Say what there is to try."""
     return {
         "service": "stormproof demo",
-        "try": sorted(app.openapi()["paths"]),
+        "try": sorted([*app.openapi()["paths"], "/live"]),
         "health": ["/livez", "/readyz", "/startupz"],
         "upstreams": list(neighbours.upstream_urls),
     }
@@ -91,11 +107,13 @@ async def list_items(session: ReadSession) -> list[ItemOut]:
 
 @app.post("/items", status_code=201)
 async def create_item(new: ItemIn, session: Session) -> ItemOut:
-    """Store an item: the 201 leaves after the COMMIT."""
+    """Store an item: the 201 leaves after the COMMIT, and who looks at /live is told of it."""
     item = Item(name=new.name, quantity=new.quantity)
     session.add(item)
     await session.flush()
-    return ItemOut.model_validate(item)
+    stored = ItemOut.model_validate(item)
+    session.on_commit(partial(tasks.spawn, tell_of_item, hub, stored))
+    return stored
 
 
 @app.get("/items/{id}")
@@ -107,12 +125,16 @@ async def get_item(id: ItemId, session: ReadSession) -> ItemOut:
     return ItemOut.model_validate(item)
 
 
+@jobs.task(retries=10, timeout=10.0)
+async def send_hello(email: str) -> None:
+    """Send one mail; when the server dies in the middle, the next one sends it."""
+    await send_mail(neighbours.smtp_url, to=email, subject="Hello", body="Hello from stormproof.")
+
+
 @app.post("/send-email")
-async def send_email(email: Email) -> dict[str, str]:
-    """Accept a mail: from here on a supervised task has it, and a drain waits for that."""
-    tasks.spawn(
-        send_mail, neighbours.smtp_url, to=email, subject="Hello", body="Hello from stormproof."
-    )
+async def send_email(email: Email, session: Session) -> dict[str, str]:
+    """Accept a mail: it is a row by the time of the answer, and sent whatever happens."""
+    await send_hello.enqueue(session, email)
     return {"status": "queued"}
 
 
@@ -134,9 +156,9 @@ async def stream(n: Annotated[int | None, Query(ge=0)] = None) -> Response:
 @app.get("/export")
 async def export(accept: Annotated[str, Header()] = "*/*") -> Response:
     """Stream all items as NDJSON, or as CSV where `Accept` asks for text/csv."""
-    if "text/csv" in accept:
-        return stormproof.RowsResponse(_pages(), format="csv", columns=COLUMNS)
-    return stormproof.RowsResponse(_pages(), format="ndjson", columns=COLUMNS)
+    items = database.stream(select(Item.id, Item.name, Item.quantity).order_by(Item.id))
+    format: Literal["csv", "ndjson"] = "csv" if "text/csv" in accept else "ndjson"
+    return stormproof.RowsResponse(items, format=format, columns=COLUMNS)
 
 
 @app.get("/aggregate")
@@ -181,16 +203,3 @@ async def _count(n: int | None) -> AsyncIterator[str]:
         yield str(number)
         number += 1
         await asyncio.sleep(EVENT_INTERVAL)
-
-
-async def _pages() -> AsyncIterator[Sequence[Mapping[str, Any]]]:
-    """Yield the items page by page; between two pages no connection is held."""
-    last_id = 0
-    while True:
-        rows = select(Item.id, Item.name, Item.quantity).where(Item.id > last_id)
-        async with database.read_session() as session:
-            page = (await session.execute(rows.order_by(Item.id).limit(PAGE_ROWS))).mappings().all()
-        if not page:
-            return
-        yield [dict(row) for row in page]
-        last_id = page[-1]["id"]

@@ -13,18 +13,22 @@ from ._sessions import read_session as read_session
 from ._sessions import session as session
 from ._sessions import sync_read_session as sync_read_session
 from ._sessions import sync_session as sync_session
+from ._streams import event_stream as event_stream
+from ._streams import row_stream as row_stream
 
 __all__ = (
     "BackgroundTasks",
     "SupervisedBackgroundTasks",
     "background",
     "deadline_statistics",
+    "event_stream",
     "install",
     "installed_drain",
     "installed_lifecycle",
     "rate_limit",
     "read_session",
     "route_deadline",
+    "row_stream",
     "session",
     "sync_read_session",
     "sync_session",

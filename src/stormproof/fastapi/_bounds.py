@@ -1,5 +1,7 @@
 """Dependencies that bound a route: how long it may take, how often it may be called."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Depends, Request
@@ -36,10 +38,29 @@ def rate_limit(limit: RateLimit) -> Any:
 
     Raises (in the request):
         RateLimited: The caller is over its quota (429).
+        RateStoreDown: Its store does not tell, and it is to refuse then (503).
     """
 
-    async def count(request: Request, response: Response) -> None:
-        for name, value in limit.check(request.scope):
+    return Depends(Counted(limit))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The dependency of `rate_limit`; equal for one limit, which FastAPI then asks once."""
+
+    limit: RateLimit
+
+    async def __call__(self, request: Request, response: Response) -> None:
+        """Count the request; its answer says what is left."""
+        for name, value in await self.limit.check(request.scope):
             response.headers[name.decode()] = value.decode()
 
-    return Depends(count)
+
+def rate_limits_of(route: Any) -> Iterator[RateLimit]:
+    """Yield the rate limits that a route, or its context, asks in its dependencies."""
+    waiting = [route.dependant] if getattr(route, "dependant", None) is not None else []
+    while waiting:
+        dependant = waiting.pop()
+        waiting += dependant.dependencies
+        if isinstance(dependant.call, Counted):
+            yield dependant.call.limit

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
@@ -18,10 +17,23 @@ from stormproof.deadline import (
 )
 from stormproof.errors import AlreadyInstalled, InvalidSetting, StormproofError
 from stormproof.lifecycle import Drain, LifecycleMiddleware, drain_on_signals, opened
-from stormproof.limit import Adaptive, Admission, AdmissionMiddleware, Limiter, admission_of
+from stormproof.limit import (
+    Adaptive,
+    Admission,
+    AdmissionMiddleware,
+    Limiter,
+    RateLimit,
+    admission_of,
+)
 from stormproof.settings import load_settings
 
+from ._bounds import rate_limits_of
+from ._def_threads import bounded_def_threads, thread_limiter
+from ._jobs import DependencySolver
 from ._problems import as_problem, tell_of_problems
+from ._routes import route_finder
+from ._stream_schemas import tell_of_streams
+from ._streams import check_streams
 
 _STATE = "stormproof_lifecycle"
 _DRAIN = "stormproof_drain"
@@ -35,7 +47,7 @@ def install(
     prestop: float | None = None,
     deadline: float | None = None,
     deadline_headers: Sequence[str] = (TIMEOUT_HEADER,),
-    threads: int | None = None,
+    threads: int | Limiter | None = None,
     admission: Admission | Limiter | Adaptive | None = None,
 ) -> Lifecycle:
     """Give `app` a lifecycle: deadlines, health routes, a drain at SIGTERM, problem+json errors.
@@ -52,8 +64,10 @@ def install(
         deadline: Seconds a request may take to its first byte; default 30.
         deadline_headers: The headers in which callers are trusted to ask for less, as the
             `headers` of `DeadlineMiddleware`.
-        threads: How many threads `def` endpoints, `def` dependencies and `run_in_threadpool` may
-            have at once, together; None: what AnyIO allows, which is 40.
+        threads: How many threads `def` endpoints and `def` dependencies may have at once,
+            together, or the `Limiter` that says so and how long one waits; who would wait longer
+            is answered 503. Whatever else uses AnyIO's threads may have as many beside them.
+            None: all together what AnyIO allows, which is 40, and a wait without a bound.
         admission: What each request needs a slot of before the app sees it; default none.
 
     What is None comes from `STORMPROOF_GRACE`, `STORMPROOF_PRESTOP`, `STORMPROOF_DEADLINE`,
@@ -68,18 +82,26 @@ def install(
     """
     _check(app, parts)
     DeadlineMiddleware(app, headers=deadline_headers)  # says now what is wrong with them
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise InvalidSetting(f"install(threads={threads!r}) must be an int of 1 or more")
+    limiter = thread_limiter(threads)
     settings = load_settings(grace=grace, prestop=prestop, deadline=deadline)
     lifecycle = Lifecycle(grace=settings.grace, prestop=settings.prestop)
     lifecycle.parts = parts
     drain = Drain(lifecycle, parts)
+    for part in parts:
+        solve_with = getattr(part, "solve_with", None)
+        if solve_with is not None:
+            solve_with(DependencySolver(app, lifecycle))
     setattr(app.state, _STATE, lifecycle)
     setattr(app.state, _DRAIN, drain)
-    _wrap_lifespan(app, drain, threads)
     admission = None if admission is None else admission_of(admission, lifecycle.events)
+    if limiter is not None and limiter.events is None:
+        limiter.events = lifecycle.events
+    if admission is not None:
+        admission.route_of = route_finder(app)
+    _wrap_lifespan(app, drain, limiter, admission)
     _wrap_middleware(app, drain, settings.deadline, deadline_headers, admission)
-    tell_of_problems(app)
+    tell_of_problems(app, admission)
+    tell_of_streams(app)
     app.add_exception_handler(StormproofError, as_problem)
     return lifecycle
 
@@ -119,7 +141,9 @@ def _check(app: FastAPI, parts: tuple[Part, ...]) -> None:
             )
 
 
-def _wrap_lifespan(app: FastAPI, drain: Drain, threads: int | None) -> None:
+def _wrap_lifespan(
+    app: FastAPI, drain: Drain, threads: Limiter | None, admission: Admission | None
+) -> None:
     own_lifespan = app.router.lifespan_context
     lifecycle = drain.lifecycle
 
@@ -127,11 +151,9 @@ def _wrap_lifespan(app: FastAPI, drain: Drain, threads: int | None) -> None:
     async def lifespan(app: Any) -> AsyncIterator[Any]:
         lifecycle.restart()
         drain.restart()
-        if threads is not None:
-            to_thread.current_default_thread_limiter().total_tokens = threads
         try:
             # Around the start, too: a signal that comes then waits for it, and drains at once.
-            with drain_on_signals(drain):
+            with drain_on_signals(drain), bounded_def_threads(threads):
                 async with (
                     opened(drain.parts, lifecycle),
                     drain.bounded_teardown(),
@@ -145,6 +167,8 @@ def _wrap_lifespan(app: FastAPI, drain: Drain, threads: int | None) -> None:
             raise
         finally:
             await drain.abandon()
+            for limit in _rate_limits(app, admission):
+                await limit.close()
             if lifecycle.is_draining:
                 drain.report()
 
@@ -162,6 +186,7 @@ def _wrap_middleware(
     build_own: Callable[[], ASGIApp] = app.build_middleware_stack
 
     def build() -> ASGIApp:
+        check_streams(app)
         inner = build_own()
         if admission is not None:
             inner = AdmissionMiddleware(
@@ -174,6 +199,14 @@ def _wrap_middleware(
 
     # An attribute of this one app: no class is patched.
     app.build_middleware_stack = build  # type: ignore[method-assign]
+
+
+def _rate_limits(app: FastAPI, admission: Admission | None) -> set[RateLimit]:
+    """Return the rate limits that the requests of this app are counted against."""
+    found = set() if admission is None else admission.rates()
+    for context in iter_route_contexts(app.routes):
+        found.update(rate_limits_of(context))
+    return found
 
 
 def _own_paths(app: FastAPI) -> set[str]:

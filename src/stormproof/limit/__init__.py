@@ -9,6 +9,7 @@ from ._limiter import Limiter as Limiter
 from ._middleware import AdmissionMiddleware as AdmissionMiddleware
 from ._rate import RateLimit as RateLimit
 from ._rate import RateStatistics as RateStatistics
+from ._statistics import AdmissionStatistics as AdmissionStatistics
 from ._statistics import LimiterStatistics as LimiterStatistics
 
 __all__ = (
@@ -16,6 +17,7 @@ __all__ = (
     "Admission",
     "AdmissionMiddleware",
     "AdmissionRule",
+    "AdmissionStatistics",
     "Aimd",
     "Limiter",
     "LimiterStatistics",

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from stormproof._core.events import Events
+from stormproof._core.primitives import register
 from stormproof.errors import InvalidSetting
 
 from ._checked import checked_count, checked_seconds
 from ._limiter import Limiter
 from ._statistics import LimiterStatistics
+from ._works import Work
 
 _BACK_OFF = 0.9
 _BACK_OFF_FAST = 0.5
@@ -113,6 +115,7 @@ class Adaptive:
             name=name,
             events=events,
         )
+        register("adaptive", self.limiter)
 
     @property
     def capacity(self) -> int:
@@ -129,10 +132,10 @@ class Adaptive:
         self.limiter.events = events
 
     def slot(
-        self, key: Hashable | None = None, priority: int = 0
+        self, key: Hashable | None = None, priority: int = 0, work: Work | None = None
     ) -> AbstractAsyncContextManager[None]:
         """Hold one slot inside `async with`, as `Limiter.slot`; how long is measured."""
-        return _TimedSlot(self, self.limiter.slot(key, priority))
+        return _TimedSlot(self, self.limiter.slot(key, priority, work))
 
     def statistics(self) -> LimiterStatistics:
         """Return the counts of this moment, as `Limiter.statistics`."""

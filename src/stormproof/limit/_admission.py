@@ -3,16 +3,20 @@
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeAlias
 
 from stormproof._core.asgi import Scope
 from stormproof._core.events import Events
+from stormproof._core.primitives import register
 from stormproof.errors import InvalidSetting
 
 from ._adaptive import Adaptive
 from ._checked import checked_count
 from ._limiter import Limiter
 from ._rate import RateLimit
+from ._statistics import AdmissionStatistics
+from ._works import Work
 
 HEALTH_PATHS = ("/livez", "/readyz", "/startupz", "/healthz", "/health")
 """Where probes ask; they are never made to wait, or a busy service would look dead."""
@@ -24,7 +28,7 @@ class Gate(Protocol):
     events: Events | None
 
     def slot(
-        self, key: Hashable | None = None, priority: int = 0
+        self, key: Hashable | None = None, priority: int = 0, work: Work | None = None
     ) -> AbstractAsyncContextManager[None]:
         """Hold one slot inside `async with`; raises when there is none in time."""
         ...
@@ -66,6 +70,7 @@ Terms: TypeAlias = tuple[AbstractAsyncContextManager[None] | None, RateLimit | N
 
 _FREE: Terms = (None, None)
 _NO_RULE = AdmissionRule(prefix="/")
+_EXEMPT = AdmissionRule(prefix="/", is_exempt=True)
 
 
 class Admission:
@@ -83,6 +88,7 @@ class Admission:
         cancel_on_disconnect: Methods whose handlers are cancelled when their client leaves
             before the response has begun; `()` for none. A handler that writes should finish,
             so the default is what only reads.
+        name: What metrics call it.
 
     Raises:
         InvalidSetting: A priority is no whole number of 0 or more, or a prefix is no path.
@@ -90,7 +96,21 @@ class Admission:
     versionadded: 0.1
     """
 
-    __slots__ = ("_exempt", "_rules", "cancel_on_disconnect", "key", "limiter", "rate")
+    __slots__ = (
+        "__weakref__",
+        "_exempt",
+        "_rules",
+        "admitted",
+        "cancel_on_disconnect",
+        "cancelled",
+        "gone",
+        "key",
+        "limiter",
+        "name",
+        "rate",
+        "refusals",
+        "route_of",
+    )
 
     def __init__(
         self,
@@ -101,27 +121,57 @@ class Admission:
         exempt: Collection[str] = HEALTH_PATHS,
         key: Callable[[Scope], Hashable | None] | None = None,
         cancel_on_disconnect: Collection[str] = ("GET", "HEAD"),
+        name: str = "admission",
     ) -> None:
+        self.name = name
+        self.admitted = self.gone = self.cancelled = 0  # counted by the middleware
+        self.refusals: dict[str, int] = {}
+        # Tells the route of a request, so that each has a mean of its own; `install` sets it.
+        self.route_of: Callable[[Scope], Hashable | None] | None = None
         self.limiter = limiter
         self.rate = rate
         self.key = key
         self.cancel_on_disconnect = frozenset(cancel_on_disconnect)
         self._exempt = frozenset(exempt)
         self._rules = sorted(rules, key=lambda rule: -len(rule.prefix))
+        register("admission", self)
 
     def terms(self, scope: Scope) -> Terms:
         """Return what the request of `scope` needs: a slot, a call of a rate limit, or nothing."""
-        path = scope["path"]
-        if path in self._exempt:
-            return _FREE
-        rule = next((rule for rule in self._rules if rule.is_for(path)), _NO_RULE)
+        rule = self._rule_of(scope["path"])
         if rule.is_exempt:
             return _FREE
         limiter, rate = rule.limiter or self.limiter, rule.rate or self.rate
         if limiter is None:
             return None, rate
         key = None if self.key is None else self.key(scope)
-        return limiter.slot(key, rule.priority), rate
+        work = None if self.route_of is None else partial(self.route_of, scope)
+        return limiter.slot(key, rule.priority, work), rate
+
+    def rate_of(self, path: str) -> RateLimit | None:
+        """Return the rate limit that requests for `path` are counted against, or None."""
+        rule = self._rule_of(path)
+        return None if rule.is_exempt else rule.rate or self.rate
+
+    def _rule_of(self, path: str) -> AdmissionRule:
+        if path in self._exempt:
+            return _EXEMPT
+        return next((rule for rule in self._rules if rule.is_for(path)), _NO_RULE)
+
+    def refused(self, reason: str | None) -> None:
+        """Count a request that was answered in place of the app."""
+        reason = reason or "other"
+        self.refusals[reason] = self.refusals.get(reason, 0) + 1
+
+    def statistics(self) -> AdmissionStatistics:
+        """Return what has become of the requests that it was for; for a scrape, at any time."""
+        refusals = dict(self.refusals)
+        return AdmissionStatistics(self.admitted, refusals, self.gone, self.cancelled)
+
+    def rates(self) -> set[RateLimit]:
+        """Return its rate limits, those of its rules too."""
+        rates = (self.rate, *(rule.rate for rule in self._rules))
+        return {rate for rate in rates if rate is not None}
 
     def report_to(self, events: Events) -> None:
         """Let the limits that have no listener yet tell `events` of what they refuse."""

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+ROUNDING = 1e-6
+"""Of an interval: lest rounding refuses what was earned to the very call."""
+
 
 @dataclass(frozen=True, slots=True)
 class Quota:
@@ -27,33 +30,39 @@ class Verdict:
 
     Attributes:
         is_allowed: Whether it may go on.
-        full_at: The new state: when the whole quota would be there again.
         remaining: Calls that could come at once after this one.
         retry_after: Seconds until a call is allowed; 0.0 when this one was.
-        reset: Seconds until the whole quota is there again.
+        reset: Seconds until the whole quota is there again; the state that this call leaves.
     """
 
     is_allowed: bool
-    full_at: float
     remaining: int
     retry_after: float
     reset: float
 
 
-def judge(quota: Quota, full_at: float, now: float) -> Verdict:
-    """Decide about a call at `now`, with the state that the last one left.
+def judge(quota: Quota, ahead: float) -> Verdict:
+    """Decide about a call that comes `ahead` seconds before the whole quota is there again.
 
-    The state is one time, "theoretical arrival time": each call moves it by one interval, and a
-    call is refused when that would put it more than a window ahead. The same as a bucket of
-    `calls` tokens that fills up evenly, without a timer that fills it.
+    The state is one time, the "theoretical arrival time": each call moves it by one interval,
+    and a call is refused when that would put it more than a window ahead. The same as a bucket
+    of `calls` tokens that fills up evenly, without a timer that fills it.
 
     Source: ITU-T I.371, the Generic Cell Rate Algorithm (virtual scheduling).
     """
     interval = quota.interval
-    after = max(full_at, now) + interval
-    too_early = after - now - quota.seconds
-    # A millionth of an interval, lest rounding refuses what was earned to the very call.
-    if too_early > interval * 1e-6:
-        return Verdict(False, full_at, 0, too_early, full_at - now)
-    remaining = int((quota.seconds - (after - now)) / interval + 1e-6)
-    return Verdict(True, after, remaining, 0.0, after - now)
+    reset = max(ahead, 0.0) + interval
+    if reset - quota.seconds > interval * ROUNDING:
+        return refused(quota, ahead)
+    return allowed(quota, reset)
+
+
+def allowed(quota: Quota, reset: float) -> Verdict:
+    """Return what an allowed call is told, `reset` seconds before its quota is whole again."""
+    remaining = int((quota.seconds - reset) / quota.interval + ROUNDING)
+    return Verdict(True, remaining, 0.0, reset)
+
+
+def refused(quota: Quota, reset: float) -> Verdict:
+    """Return what a refused call is told, `reset` seconds before its quota is whole again."""
+    return Verdict(False, 0, reset + quota.interval - quota.seconds, reset)

@@ -8,14 +8,17 @@ from types import TracebackType
 
 from stormproof._core.deadline import current_deadline, remaining
 from stormproof._core.events import Events, SlotRefused
+from stormproof._core.primitives import register
 from stormproof.errors import StormproofError
 
 from . import _sentences
 from ._backstop import Backstop
 from ._checked import checked_count, checked_seconds
-from ._prediction import COLD_WAITERS, Ahead, HoldTime, Reason, refusal
+from ._prediction import COLD_WAITERS, HOLD_MARGIN, Ahead, HoldTime, Reason, refusal
 from ._queue import Line, Queue, Waiter
+from ._slot import Slot
 from ._statistics import LimiterStatistics
+from ._works import HoldSpread, Work, Works
 
 
 class Limiter:
@@ -34,8 +37,9 @@ class Limiter:
         capacity: Slots; at least 1.
         max_wait: Seconds a caller waits at most; finite, 0 (nobody waits) or more. A nearer
             deadline wins, less the time that a slot is held.
-        target_wait: Seconds instead of `max_wait` for newcomers once the queue has not been
-            empty for `max_wait`: bursts may wait long, a steady overload may not.
+        target_wait: Seconds that newcomers may wait once the queue has not been empty for a
+            fifth of `max_wait`; what is allowed goes down to it meanwhile. So a burst may wait
+            long, and a steady overload may not. As much as `max_wait`: all may wait that long.
         per_key: Slots that callers of one key may hold at once; None for all of them. A key
             is forgotten when nobody of it is inside or waits.
         name: What messages and metrics call this limit.
@@ -46,6 +50,7 @@ class Limiter:
     """
 
     __slots__ = (
+        "__weakref__",
         "_admitted",
         "_backstop",
         "_cancelled",
@@ -58,6 +63,7 @@ class Limiter:
         "_loop",
         "_queue",
         "_refusals",
+        "_works",
         "events",
         "max_wait",
         "name",
@@ -89,9 +95,11 @@ class Limiter:
         self._queue = Queue()
         self._backstop = Backstop(self._expire)
         self._hold = HoldTime()
+        self._works = Works()
         self._line = Line(None, math.inf)
         self._lines: dict[Hashable, Line] = {}
         self._loop: asyncio.AbstractEventLoop | None = None  # not None while somebody waits
+        register("limiter", self)
 
     @property
     def capacity(self) -> int:
@@ -99,7 +107,7 @@ class Limiter:
         return self._capacity
 
     def slot(
-        self, key: Hashable | None = None, priority: int = 0
+        self, key: Hashable | None = None, priority: int = 0, work: Work | None = None
     ) -> AbstractAsyncContextManager[None]:
         """Hold one slot inside `async with`; entering waits for one when all are in use.
 
@@ -113,6 +121,9 @@ class Limiter:
             priority: 0 for what matters most. Each step down halves the wait that is allowed,
                 so that under overload lower priorities are shed first; in the queue all are
                 equal.
+            work: What the slot is for (a route, an operation), where kinds of work take
+                different times: each has a mean of its own, by which the wait and the deadline
+                are judged. Or a function that tells it when it is needed.
 
         Raises:
             LimitExceeded: On entering, when the wait is expected to take too long, has taken
@@ -122,9 +133,9 @@ class Limiter:
         """
         # Not keyword-only: CPython 3.11 does not specialize calls of functions that are, which
         # costs a free slot 25 ns of 390.
-        if priority or key is not None:
-            share = 0.5 ** checked_count("priority", priority, at_least=0)
-            return Slot(self, share, key)
+        if priority or key is not None or work is not None:
+            share = 0.5 ** checked_count("priority", priority, at_least=0) if priority else 1.0
+            return Slot(self, share, key, work)
         return self  # has no state of its own: a free slot costs no object
 
     async def __aenter__(self) -> None:
@@ -179,7 +190,7 @@ class Limiter:
             for waiter in line.waiters or ():
                 if not waiter.done():
                     waiter.set_result("closed")
-                    self._queue.gave_up(line)
+                    self._queue.gave_up(waiter)
 
     def statistics(self) -> LimiterStatistics:
         """Return the counts of this moment; for a scrape, at any time."""
@@ -197,7 +208,7 @@ class Limiter:
 
     # Waiting -----------------------------------------------------------------------------
 
-    def _line_up(self, share: float, line: Line) -> Waiter:
+    def _line_up(self, share: float, line: Line, work: Work | None = None) -> Waiter:
         """Let the caller wait in `line`, or raise; bounded by `max_wait` and its deadline.
 
         Who awaits it must `_settle` it or `_abandon` it afterwards. There is no coroutine that
@@ -206,9 +217,11 @@ class Limiter:
         left = remaining()
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self._judge(now, left, share, line)
+        own = None if work is None else self._works.expected(work)
+        self._judge(now, left, share, line, own)
         waiter = Waiter(loop=loop)
         waiter.line, waiter.left, waiter.queued_at = line, left, now
+        waiter.hold = None if own is None else own.mean
         if not line.waiting:
             line.busy_since = now
         if not self._queue.waiting:
@@ -223,7 +236,9 @@ class Limiter:
             self._backstop.add(waiter, self.max_wait, self._queue.waiting)
         return waiter
 
-    def _judge(self, now: float, left: float | None, share: float, line: Line) -> None:
+    def _judge(
+        self, now: float, left: float | None, share: float, line: Line, own: HoldSpread | None
+    ) -> None:
         """Turn the caller away on arrival, unless it can be expected to have a slot in time."""
         if left is not None and left <= 0.0:
             raise self._refuse("deadline", 0.0, _sentences.too_late(self.name, -left))
@@ -232,26 +247,37 @@ class Limiter:
         hold = self._expected_hold(now)
         most = self.max_wait if left is None else min(self.max_wait, left)
         wait = self._expected_wait(line, most / COLD_WAITERS if hold is None else hold)
-        is_standing = line.waiting and now - line.busy_since > self.max_wait
-        reason = refusal(
-            Ahead(wait, hold or 0.0, left, share, self._queue.is_first(line)),
-            max_wait=self.max_wait,
-            target_wait=self.target_wait if is_standing else None,
+        ahead = Ahead(
+            wait=wait,
+            hold=HOLD_MARGIN * (hold or 0.0) if own is None else own.most,
+            left=left,
+            share=share,
+            is_first=self._queue.is_first(line),
+            standing=now - line.busy_since if line.waiting else 0.0,
         )
+        # Before anything is measured nobody knows whether the queue stands.
+        target = self.max_wait if hold is None else self.target_wait
+        reason = refusal(ahead, max_wait=self.max_wait, target_wait=target)
         if reason is not None:
+            if own is not None and reason == "deadline":
+                own.doubt()
             error = _sentences.too_busy(self.name, self._numbers(), reason, wait)
             raise self._refuse(reason, 0.0, error)
 
     def _expected_wait(self, line: Line, hold: float) -> float:
-        wait = (self._queue.ahead(line) + 1) * hold / self._capacity
+        # Each of those ahead needs its own time, and somebody inside has to end first.
+        wait = (self._queue.ahead(line) * self._queue.hold(hold) + hold) / self._capacity
         if line.in_use >= line.most:
             return max(wait, (line.waiting + 1) * hold / line.most)
         return wait
 
     def _expected_hold(self, now: float) -> float | None:
-        if self._queue.waiting:
-            return self._hold.expected(self._capacity, now)
-        return self._hold.mean(self._capacity)
+        measured = (
+            self._hold.expected(self._capacity, now)
+            if self._queue.waiting
+            else self._hold.mean(self._capacity)
+        )
+        return self._works.mean if measured is None else measured
 
     def _settle(self, waiter: Waiter) -> None:
         """Raise unless the waiter has a slot and may still use it."""
@@ -279,7 +305,7 @@ class Limiter:
         self._cancelled += 1
         if not waiter.done() or waiter.cancelled():
             waiter.cancel()
-            self._queue.gave_up(waiter.line)
+            self._queue.gave_up(waiter)
         elif waiter.result() == "granted":
             self._give_back(waiter.line)
         if not self._queue.waiting:
@@ -288,7 +314,7 @@ class Limiter:
     def _expire(self, waiter: Waiter) -> None:
         if not waiter.done():
             waiter.set_result("late")
-            self._queue.gave_up(waiter.line)
+            self._queue.gave_up(waiter)
 
     def _line_of(self, key: Hashable) -> Line:
         """Return the line of `key`, a new one for a new key."""
@@ -343,44 +369,3 @@ class Limiter:
 
     def _numbers(self) -> str:
         return f"{self._in_use()} of {self._capacity} in use, {self._queue.waiting} waiting"
-
-
-class Slot:
-    """One place in a limiter, for a caller with a priority or a key; to be entered once."""
-
-    __slots__ = ("_key", "_limiter", "_line", "_share")
-
-    def __init__(self, limiter: Limiter, share: float, key: Hashable | None) -> None:
-        self._limiter = limiter
-        self._share = share
-        self._key = key
-
-    async def __aenter__(self) -> None:
-        limiter = self._limiter
-        line = self._line = limiter._line if self._key is None else limiter._line_of(self._key)
-        left = remaining()
-        if limiter._free > 0 and line.in_use < line.most and (left is None or left > 0.0):
-            limiter._free -= 1
-            line.in_use += 1
-        else:
-            try:
-                waiter = limiter._line_up(self._share, line)
-                try:
-                    await waiter
-                except BaseException:
-                    limiter._abandon(waiter)
-                    raise
-                limiter._settle(waiter)
-            except BaseException:
-                limiter._forget(line)
-                raise
-        limiter._admitted += 1
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._limiter._hand_over(self._line)
-        self._limiter._forget(self._line)

@@ -63,16 +63,18 @@ class AdmissionMiddleware:
         arrived_at = loop.time()
         try:
             if rate is not None:
-                send = _with_fields(send, rate.check(scope))
+                send = _with_fields(send, await rate.check(scope))
             if slot is not None:
                 await slot.__aenter__()
         except StormproofError as error:
+            self._admission.refused(error.reason)
             await send_answer(send, error.status, problem_headers(error), problem_body(error))
             return
+        self._admission.admitted += 1
         if slot is None:
             await self._app(scope, receive, send)
             return
-        request = _Admitted(slot, send, self._may_cancel)
+        request = _Admitted(slot, send, self._admission, self._may_cancel)
         await request.run(
             self._app,
             scope,
@@ -86,6 +88,7 @@ class _Admitted:
     """A request with a slot: runs the app, and gives the slot back once."""
 
     __slots__ = (
+        "_admission",
         "_cancelling",
         "_inbox",
         "_is_cancelled",
@@ -101,8 +104,10 @@ class _Admitted:
         self,
         slot: AbstractAsyncContextManager[None],
         send: Send,
+        admission: Admission,
         may_cancel: "Callable[[asyncio.Task[Any]], bool]",
     ) -> None:
+        self._admission = admission
         self._slot: AbstractAsyncContextManager[None] | None = slot
         self._send = send
         self._may_cancel = may_cancel
@@ -130,6 +135,8 @@ class _Admitted:
         inbox = self._inbox = Inbox(scope, receive, self._client_left)
         try:
             if has_waited and await inbox.look():
+                self._admission.admitted -= 1
+                self._admission.gone += 1
                 return  # nobody is there to work for
             if is_watched:
                 inbox.watch()
@@ -189,6 +196,7 @@ class _Admitted:
             return  # someone else has cancelled it: a second time would hit its clean-up
         if self._may_cancel(self._task):
             self._is_cancelled = True
+            self._admission.cancelled += 1
             self._task.cancel()
 
 

@@ -16,12 +16,19 @@ Reason: TypeAlias = Literal["queue", "target", "deadline", "priority", "closed"]
 COLD_WAITERS = 10
 """Callers per slot that may wait before anything is measured."""
 
-_HOLD_MARGIN = 1.5
-"""What a slot is expected to be held for, in means, where a deadline has to be met.
+HOLD_MARGIN = 1.5
+"""What a slot is expected to be held for, in means of all, where a deadline has to be met.
 
 Of callers with 0.15 s for 0.05 s of work, at five times the capacity, the mean alone let 35 %
 of the capacity go into work that was late; 1.5 let 3 %, all of it before it was measured.
 """
+
+
+_BURST = 0.2
+"""Of `max_wait`: a queue that has stood for so long is no burst."""
+
+_AT_ONCE = 0.04
+"""Of `max_wait`: what comes within comes at once."""
 
 
 class HoldTime:
@@ -68,16 +75,17 @@ class HoldTime:
         return None if mean is None else max(mean, now - self._counted_at)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ahead:
     """What a newcomer would meet, as far as is known.
 
     Attributes:
         wait: Seconds until it had a slot.
-        hold: Seconds it would then hold it; 0.0 when that is not known.
+        hold: Seconds it would then hold it at most; 0.0 when that is not known.
         left: Seconds to its deadline, or None.
         share: The share of the allowed wait that its priority has, above 0 and up to 1.
         is_first: Whether nobody else waits.
+        standing: Seconds for which its line has not been empty.
     """
 
     wait: float
@@ -85,20 +93,27 @@ class Ahead:
     left: float | None
     share: float
     is_first: bool
+    standing: float
 
 
-def refusal(ahead: Ahead, *, max_wait: float, target_wait: float | None) -> Reason | None:
+def refusal(ahead: Ahead, *, max_wait: float, target_wait: float) -> Reason | None:
     """Decide on arrival: return why the caller is turned away, or None to let it wait.
 
-    `target_wait` is None unless the queue has been standing (never empty for `max_wait`): a
-    queue that drains is a burst, and all of `max_wait` is for that; a queue that stands only
-    makes everybody late. Whoever would be the first in the queue may always wait (unless its
-    deadline forbids), so that the slots never run dry and the measurement never stops.
+    A queue that drains is a burst, and all of `max_wait` is for that; a queue that stands only
+    makes everybody late. Which it is shows in time: what is allowed goes down from `max_wait`
+    to `target_wait` while the queue stands for a fifth of `max_wait`. Whoever would be the first
+    in the queue may always wait (unless its deadline forbids), so that the slots never run dry
+    and the measurement never stops.
+
+    At five times the capacity from one moment on, 99 % of all served in 20 s then had their
+    answer within 0.18 s; with all of `max_wait` until the queue had stood for that long it was
+    0.53 s. The price is paid by bursts that are neither at once nor slow: of 100 calls spread
+    over 0.1 s 76 are served and not 99, over 0.2 s 61 and not 100.
 
     Source: K. Nichols, V. Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012 (target,
-    interval, and that one packet is no queue); here the queue is not cut but closed.
+    and that one packet is no queue); here the queue is not cut but closed.
     """
-    if ahead.left is not None and ahead.wait + _HOLD_MARGIN * ahead.hold > ahead.left:
+    if ahead.left is not None and ahead.wait + ahead.hold > ahead.left:
         return "deadline"
     if max_wait == 0.0:
         return "queue"
@@ -106,7 +121,20 @@ def refusal(ahead: Ahead, *, max_wait: float, target_wait: float | None) -> Reas
         return None
     if ahead.wait > max_wait:
         return "queue"
-    if target_wait is not None and ahead.wait > target_wait:
+    allowed = allowed_wait(ahead.standing, max_wait=max_wait, target_wait=target_wait)
+    if ahead.wait > allowed:
         return "target"
-    allowed = max_wait if target_wait is None else min(max_wait, target_wait)
     return "priority" if ahead.wait > allowed * ahead.share else None
+
+
+def allowed_wait(standing: float, *, max_wait: float, target_wait: float) -> float:
+    """Return the seconds a newcomer may wait when the queue has stood for `standing`.
+
+    All of `max_wait` at first, because what comes at once takes a while to be read.
+    """
+    at_once, burst = _AT_ONCE * max_wait, _BURST * max_wait
+    if target_wait >= max_wait or standing <= at_once:
+        return max_wait
+    if standing >= burst:
+        return target_wait
+    return max_wait - (max_wait - target_wait) * (standing - at_once) / (burst - at_once)

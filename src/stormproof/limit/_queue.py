@@ -17,13 +17,15 @@ class Waiter(asyncio.Future[Outcome]):
         line: The line it waits in.
         queued_at: When it came.
         left: Seconds it had to its deadline then, or None.
+        hold: Seconds its work takes, or None where that is not known.
     """
 
-    __slots__ = ("left", "line", "queued_at")
+    __slots__ = ("hold", "left", "line", "queued_at")
 
     line: "Line"
     queued_at: float
     left: float | None
+    hold: float | None
 
 
 class Line:
@@ -63,10 +65,12 @@ class Queue:
         waiting: How many wait, in all lines.
     """
 
-    __slots__ = ("_deserted", "_ring", "waiting")
+    __slots__ = ("_deserted", "_known", "_known_hold", "_ring", "waiting")
 
     def __init__(self) -> None:
         self.waiting = 0
+        self._known = 0  # of those who wait, the ones whose work's time is known,
+        self._known_hold = 0.0  # and how long they take together
         # The lines that may have a slot, the next one first; some are deserted, which is found
         # out when it is their turn, or when they outnumber the others.
         self._ring: deque[Line] = deque()
@@ -80,8 +84,7 @@ class Queue:
         if line.is_in_ring and not line.waiting:
             self._deserted -= 1
         line.waiters.append(waiter)
-        line.waiting += 1
-        self.waiting += 1
+        self._count(waiter, 1)
         self._enlist(line)
 
     def take(self) -> Waiter | None:
@@ -94,17 +97,16 @@ class Queue:
             if waiter is None:
                 self._deserted -= 1
                 continue
-            line.waiting -= 1
-            self.waiting -= 1
+            self._count(waiter, -1)
             line.in_use += 1
             self._enlist(line)
             return waiter
         return None
 
-    def gave_up(self, line: Line) -> None:
-        """One waiter of `line` is done and was not taken: it is a tombstone from now on."""
-        line.waiting -= 1
-        self.waiting -= 1
+    def gave_up(self, waiter: Waiter) -> None:
+        """`waiter` is done and was not taken: it is a tombstone from now on."""
+        line = waiter.line
+        self._count(waiter, -1)
         line.bury()
         if line.is_in_ring and not line.waiting:
             self._deserted += 1
@@ -124,9 +126,27 @@ class Queue:
         lines = len(self._ring) - self._deserted + (not line.waiting)
         return min(self.waiting, (line.waiting + 1) * max(1, lines) - 1)
 
+    def hold(self, unknown: float) -> float:
+        """Return the seconds that one of those who wait takes on average.
+
+        `unknown` is what one takes whose work's time is not known.
+        """
+        if not self._known:
+            return unknown
+        return (self._known_hold + (self.waiting - self._known) * unknown) / self.waiting
+
     def is_first(self, line: Line) -> bool:
         """Return whether a newcomer of `line` would be the next to have a slot."""
         return not line.waiting and len(self._ring) == self._deserted
+
+    def _count(self, waiter: Waiter, step: int) -> None:
+        """Count a waiter in (1) or out (-1)."""
+        waiter.line.waiting += step
+        self.waiting += step
+        if waiter.hold is not None:
+            self._known += step
+            # None is left of rounding when nobody is.
+            self._known_hold = self._known_hold + step * waiter.hold if self._known else 0.0
 
     def _enlist(self, line: Line) -> None:
         if line.waiting and not line.is_in_ring and line.in_use < line.most:

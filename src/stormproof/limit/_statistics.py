@@ -1,4 +1,4 @@
-"""What a limiter tells about itself."""
+"""What limits tell about themselves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,3 +31,22 @@ class LimiterStatistics:
     refusals: Mapping[str, int] = field(default_factory=dict)
     hold: float | None = None
     keys: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionStatistics:
+    """What an admission has done; requests that are exempt are in none of these.
+
+    Attributes:
+        admitted: Requests that reached the app.
+        refusals: How many were answered in its place, by reason: those of a limiter, "rate"
+            and "store".
+        gone: Requests that had a slot when their client had left, and did not reach the app.
+        cancelled: Handlers that were cancelled because their client had left; they are among
+            the admitted.
+    """
+
+    admitted: int
+    refusals: Mapping[str, int]
+    gone: int
+    cancelled: int

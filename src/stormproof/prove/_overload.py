@@ -34,8 +34,8 @@ STARVED = 0.2
 are held longer where each step of their work waits for one."""
 
 COLLAPSE = 0.1
-"""Below it (of the capacity, or of the requests) nothing but a queue without an end explains it,
-however busy the machine is."""
+"""Below it (of the capacity, of the best rate, or of the requests) nothing but a queue without an
+end explains it, however busy the machine is."""
 
 RECOVERY_STEP = 0.5
 _RECOVERED_SHARE = 0.9

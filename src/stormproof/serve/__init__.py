@@ -8,6 +8,7 @@ from ._options import Supervision as Supervision
 from ._reload import reload as reload
 from ._run import serve as serve
 from ._supervisor import supervise as supervise
+from ._work import work as work
 
 __all__ = (
     "ServeOptions",
@@ -18,4 +19,5 @@ __all__ = (
     "reload",
     "serve",
     "supervise",
+    "work",
 )

@@ -15,6 +15,9 @@ from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.events import Event, PhaseEntered
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.place import innermost_place, waiting_place
+from stormproof._core.primitives import Primitive, primitives
+
+from ._jobs import JobsDesk
 
 BEAT_INTERVAL = 0.1
 """Seconds between two heartbeats of the loop."""
@@ -40,6 +43,7 @@ class WorkerSnapshot:
         rss_bytes: Resident memory; 0 where the system does not tell.
         stuck_at: Where the loop's thread is, when the loop does not beat; else "".
         unready: Why it is not ready although it serves, such as a service that has given up.
+        primitives: Its limits, pools and quotas with their counts.
         open: What a SIGTERM now would find, when it was asked for.
     """
 
@@ -55,6 +59,7 @@ class WorkerSnapshot:
     rss_bytes: int = 0
     stuck_at: str = ""
     unready: Sequence[str] = ()
+    primitives: Sequence[Primitive] = ()
     open: Sequence[Loss] = ()
 
     def to_json(self) -> str:
@@ -72,6 +77,7 @@ class WorkerSnapshot:
             values = json.loads(text)
             values["open"] = tuple(Loss(**item) for item in values["open"])
             values["unready"] = tuple(values["unready"])
+            values["primitives"] = tuple(Primitive(**item) for item in values["primitives"])
             return cls(**values)
         except (TypeError, KeyError) as exc:
             raise ValueError(f"no snapshot of a worker: {exc}") from exc
@@ -87,6 +93,9 @@ class Observer:
         parts: Its parts; one with a method `rehearse` names its own tasks (a mapping of each
             task to what would be lost of it).
         clock: Where the time is read.
+
+    Attributes:
+        jobs: Answers questions about the jobs of its parts.
     """
 
     def __init__(
@@ -95,6 +104,7 @@ class Observer:
         self._lifecycle = lifecycle
         self._parts = tuple(parts)
         self._clock = clock
+        self.jobs = JobsDesk(self._parts, lambda: self._loop)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread_id = 0
         self._beat_at = 0.0
@@ -145,6 +155,7 @@ class Observer:
             unready=tuple(
                 f"{name}: {reason}" for name, reason in self._lifecycle.unready.copy().items()
             ),
+            primitives=tuple(primitives()),
             open=self._open() if with_open else (),
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Container
 from contextlib import nullcontext
+from typing import NoReturn
 
 from stormproof._core.asgi import LIFECYCLE_KEY, Receive, Scope, Send
 from stormproof._core.events import StreamEnded, StreamOpened
@@ -46,14 +47,22 @@ async def answer_head(plan: Plan, send: Send) -> None:
 
 
 async def _run(delivery: Delivery, scope: Scope) -> None:
-    """Run `delivery`; a failure of a class that the app has a handler for is told in one line.
-
-    Starlette would try to answer it, find the response under way, and raise a second exception.
-    """
+    """Run `delivery`; a failure before anything was sent may still be answered by the app."""
     try:
         await delivery.run()
     except Exception as exc:
-        handlers: Container[type] = scope.get("starlette.exception_handlers", [()])[0]
-        if any(kind in handlers for kind in type(exc).__mro__):
-            raise RuntimeError(f"the response was cut: {type(exc).__name__}: {exc}") from None
-        raise
+        if not delivery.has_started:
+            raise
+        raise_reported(exc, scope)
+
+
+def raise_reported(exc: Exception, scope: Scope) -> NoReturn:
+    """Raise what a response under way has failed with; called while `exc` is handled.
+
+    One of a class that the app has a handler for is told in one line: Starlette would try to
+    answer it, find the response under way, and raise a second exception.
+    """
+    handlers: Container[type] = scope.get("starlette.exception_handlers", [()])[0]
+    if any(kind in handlers for kind in type(exc).__mro__):
+        raise RuntimeError(f"the response was cut: {type(exc).__name__}: {exc}") from None
+    raise exc

@@ -1,8 +1,11 @@
 """The bus of a hub: one log with a total order, in which every event has a position."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
+
+_POSITION = re.compile(r"([0-9A-Za-z]{1,64})-([0-9]{1,19})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -19,6 +22,12 @@ class Position:
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Position | None":
+        """Return the position that `text` names, or None: clients send what they like."""
+        found = _POSITION.fullmatch(text)
+        return None if found is None else cls(found[1], int(found[2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +78,18 @@ class Bus(Protocol):
 
     async def close(self) -> None:
         """Close connections; a read under way ends. Idempotent."""
+
+
+class Session(Protocol):
+    """What a transactional bus uses of SQLAlchemy's `AsyncSession`."""
+
+    async def connection(self) -> Any:
+        """Return the AsyncConnection that its transaction is on."""
+
+
+@runtime_checkable
+class TransactionalBus(Protocol):
+    """A bus that can publish in the transaction of a caller."""
+
+    async def append_in(self, session: Session, entry: Entry) -> None:
+        """Publish `entry` by the COMMIT of the session's transaction, and never without it."""

@@ -8,24 +8,20 @@ from typing import Any
 
 from stormproof._core.asgi import Message, Receive, Send
 from stormproof._core.lifecycle import StreamPlace
+from stormproof.errors import StreamIdle
+
+from ._sender import Gone, Sender, Stalled
 
 _log = logging.getLogger("stormproof")
+
+_LOOK_AGAIN = 0.5
+"""Seconds after which silence is measured again when a send has been under way."""
 
 _LEAVE_WITHIN = 1.0
 """Seconds a send may take once a drain has asked the stream to leave.
 
 The drain waits two seconds for all streams; a reader that is stalled by then is dropped.
 """
-
-_CUT: Message = {"type": "http.response.truncate"}
-
-
-class _Gone(Exception):
-    """The client has left."""
-
-
-class _Stalled(Exception):
-    """The client took nothing for too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +31,15 @@ class Plan:
     Attributes:
         name: Method and route, for logs and events.
         source: Where items come from; closed at the end if it can be.
-        encode: From one item to the chunks of its bytes.
+        encode: From one item to the chunks of its bytes; what it keeps back, `flush` gives.
         start: The `http.response.start` message.
-        opening: Bytes before the first item, may be empty.
+        opening: Bytes before the first item; None: not even the start is sent before there are
+            bytes, so that a source that fails at once can still be answered with an error.
         closing: From nothing to the bytes after the last item (only when the source is over).
+        flush: From nothing to the bytes that `encode` has kept back.
+        linger: Seconds after which they are asked for while the source is silent.
         send_timeout: Seconds that one send may take.
+        idle_timeout: Seconds that the source may take for an item; None for any number.
         sends_per_tick: After so many sends in a row other tasks get a turn.
         heartbeat: Seconds without a chunk after which `beat` is sent; None for never.
         beat: The bytes of a heartbeat.
@@ -51,9 +51,12 @@ class Plan:
     source: AsyncIterable[Any]
     encode: Callable[[Any], Iterable[bytes]]
     start: Message
-    opening: bytes = b""
+    opening: bytes | None = b""
     closing: Callable[[], bytes] = bytes
+    flush: Callable[[], bytes] = bytes
+    linger: float | None = None
     send_timeout: float
+    idle_timeout: float | None = None
     sends_per_tick: int = 1
     heartbeat: float | None = None
     beat: bytes = b""
@@ -67,7 +70,8 @@ class Delivery:
     The source is iterated from its first item to its closing in one task, the pump, so context
     variables, cancel scopes and timeouts in a generator work across its `yield`s. The pump
     sends, too. The request's own task supervises it: it sees the client leave, the turn to
-    leave in a drain, and the silence that wants a heartbeat, and it is who ends the response.
+    leave in a drain, and the silence that wants a heartbeat or is too long, and it is who ends
+    the response.
 
     Args:
         plan: What to deliver and how.
@@ -78,28 +82,30 @@ class Delivery:
     Attributes:
         reason: Why it ended, as `StreamEnded` says it; "deadline" until that is known, since
             the task of a request is cancelled when its time is over.
+        sender: The way to the client.
     """
 
     def __init__(
         self, plan: Plan, receive: Receive, send: Send, place: StreamPlace | None = None
     ) -> None:
+        self.reason = "deadline"
+        self.sender = Sender(send, start=plan.start, timeout=plan.send_timeout)
         self._plan = plan
         self._receive = receive
-        self._send = send
         self._place = place
-        self.reason = "deadline"
-        self._sent = 0
-        self._lock = asyncio.Lock()
-        self._limit: asyncio.Timeout | None = None
-        self._broken: _Gone | _Stalled | None = None
         self._iterator: AsyncIterator[Any] | None = None
-        self._send_timeout = plan.send_timeout
-        self._last_at = _now()
+        self._now = asyncio.get_running_loop().time
+        self._asked_at = self._now()  # when the source was asked for the item it owes
         self._pump_task: asyncio.Task[None] | None = None
         self._has_item = False  # the pump holds an item that is not sent yet
         self._is_stopping = False  # the pump is to take no further item
         self._is_closing = False  # the pump has begun to close the source
         self._was_cancelled = False  # once only: a second one would hit the source's clean-up
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the start was sent, so that no other answer can be given."""
+        return self.sender.has_started
 
     async def run(self) -> None:
         """Deliver until the end, and set `reason`.
@@ -109,6 +115,7 @@ class Delivery:
         end. However it ends, no task is left and the source is closed.
 
         Raises:
+            StreamIdle: The source was silent for too long; the response is without an end.
             Exception: What the source raised; the response was left without an end.
         """
         pump = self._pump_task = asyncio.create_task(self._pump(), name=f"pump {self._plan.name}")
@@ -120,16 +127,17 @@ class Delivery:
             watched.add(leave)
         try:
             self.reason = await self._supervise(pump, left, leave)
-        except _Gone:
+        except Gone:
             self.reason = "left"
-        except _Stalled:
+        except Stalled:
             self.reason = "stalled"
             _log.warning(
                 "%s: the reader took nothing for %.1f s after %d sends; it is dropped",
-                self._plan.name, self._send_timeout, self._sent,
+                self._plan.name, self.sender.timeout, self.sender.sent,
             )  # fmt: skip
         except Exception:
-            self.reason = "failed"
+            if self.reason != "idle":
+                self.reason = "failed"
             raise
         finally:
             await self._settle(watched)
@@ -142,8 +150,8 @@ class Delivery:
     ) -> str:
         watched = {task for task in (pump, left, leave) if task is not None}
         while True:
-            # Ends: a heartbeat is due, or the source, the client or the drain moves. A response
-            # without heartbeats waits for these alone.
+            # Ends: silence has lasted, or the source, the client or the drain moves. A response
+            # that minds no silence waits for these alone.
             await asyncio.wait(
                 watched, timeout=self._silence_left(), return_when=asyncio.FIRST_COMPLETED
             )
@@ -154,7 +162,8 @@ class Delivery:
                 return "left"
             if leave is not None and leave.done():
                 return await self._take_leave()
-            await self._beat()
+            if not self._has_item:  # else a send is under way, which has its own limit
+                await self._in_silence()
 
     async def _after(self, pump: "asyncio.Task[None]") -> str:
         """End the response in the way in which the pump has ended."""
@@ -163,17 +172,13 @@ class Delivery:
                 # Nobody cancelled the pump, so a task that the source awaited was cancelled.
                 raise RuntimeError("the source of the stream raised CancelledError")
             pump.result()
-        except (_Gone, _Stalled):
+            last = self._plan.closing()
+        except (Gone, Stalled):
             raise
         except Exception as exc:
-            _log.error(
-                "%s failed after %d sends and is cut: %s: %s",
-                self._plan.name, self._sent, type(exc).__name__, exc,
-            )  # fmt: skip
-            self.reason = "failed"  # before the cut: a middleware may cancel us for it
-            await self._cut()
+            await self._cut(f"failed after {self.sender.sent} sends", exc)
             raise
-        await self._write(self._plan.closing(), more=False)
+        await self.sender.write(last, more=False)
         return "finished"
 
     async def _take_leave(self) -> str:
@@ -181,94 +186,86 @@ class Delivery:
         self._is_stopping = True
         if not self._has_item:
             self._cancel_pump()
-        await self._write(self._plan.farewell())
-        await self._write(b"", more=False)
+        await self.sender.write(self._plan.farewell())
+        await self.sender.write(b"", more=False)
         return "drain"
 
-    async def _cut(self) -> None:
-        """Say that the stream failed, and make sure that nobody completes the response.
-
-        Starlette's BaseHTTPMiddleware (1.10) writes the final chunk when the app inside it
-        has raised. A message it does not know makes it raise instead; servers refuse the
-        message, and the connection is closed as for any exception.
-        """
-        self._send_timeout = min(self._send_timeout, _LEAVE_WITHIN)
+    async def _cut(self, what: str, error: Exception) -> None:
+        """Tell the client that the stream failed, and leave the response without an end."""
+        if not self.sender.has_started:
+            return  # the error is the answer
+        _log.error("%s %s and is cut: %s: %s", self._plan.name, what, type(error).__name__, error)
+        if self.reason != "idle":
+            self.reason = "failed"  # before the cut: a middleware may cancel us for it
         try:
-            await self._write(self._plan.failure)
-            async with asyncio.timeout(_LEAVE_WITHIN):
-                await self._send(_CUT)
+            await self.sender.cut(self._plan.failure, within=_LEAVE_WITHIN)
         except Exception as exc:
             _log.debug("%s: cut (%r)", self._plan.name, exc)
 
-    async def _beat(self) -> None:
-        heartbeat = self._plan.heartbeat
-        if heartbeat is None or self._has_item or _now() - self._last_at < heartbeat:
-            return
-        await self._write(self._plan.beat)
+    async def _in_silence(self) -> None:
+        """Do what is due while the source keeps silent.
+
+        Raises:
+            StreamIdle: It was silent for `idle_timeout`; the response is cut.
+        """
+        plan, now = self._plan, self._now()
+        if plan.linger is not None:
+            await self.sender.write(plan.flush())
+        idle = plan.idle_timeout
+        if idle is not None and now - self._asked_at >= idle:
+            raise await self._idle(idle)
+        if plan.heartbeat is not None and now - self.sender.last_at >= plan.heartbeat:
+            await self.sender.write(plan.beat)
+
+    async def _idle(self, seconds: float) -> StreamIdle:
+        self.reason = "idle"
+        self._is_stopping = True
+        self._cancel_pump()
+        error = StreamIdle(
+            f"{self._plan.name}: the source of the stream yielded nothing for {seconds:g} s; "
+            f"find what it waits for, or raise idle_timeout"
+        )
+        await self._cut(f"is idle after {self.sender.sent} sends", error)
+        return error
 
     def _silence_left(self) -> float | None:
-        heartbeat = self._plan.heartbeat
-        if heartbeat is None:
-            return None
-        if self._has_item:
-            return heartbeat  # a send is under way: it has its own limit
-        return max(0.0, self._last_at + heartbeat - _now())
+        """Return the seconds until something may be due; None: whatever comes, never."""
+        plan, now = self._plan, self._now()
+        waits = [] if plan.linger is None else [plan.linger]
+        if plan.heartbeat is not None:
+            waits.append(self.sender.last_at + plan.heartbeat - now)
+        if plan.idle_timeout is not None:
+            waits.append(self._asked_at + plan.idle_timeout - now)
+        if self._has_item:  # the times above stand still until it is sent
+            waits = [_LOOK_AGAIN] if waits else []
+        return max(0.0, min(waits)) if waits else None
 
     async def _pump(self) -> None:
         """Send what the source yields, then close the source."""
+        plan, sender = self._plan, self.sender
         try:
-            await self._start()
-            self._iterator = aiter(self._plan.source)
+            if plan.opening is not None:
+                self._has_item = True
+                await sender.start()
+                await sender.write(plan.opening)
+                self._has_item = False
+            self._iterator = aiter(plan.source)
+            self._asked_at = self._now()
             async for item in self._iterator:
                 if self._is_stopping:  # the source swallowed our cancellation
                     return
-                chunks = self._plan.encode(item)
                 self._has_item = True
-                for chunk in chunks:
-                    await self._write(chunk)
-                    if self._sent % self._plan.sends_per_tick == 0:
+                for chunk in plan.encode(item):
+                    await sender.write(chunk)
+                    if sender.sent % plan.sends_per_tick == 0:
                         await asyncio.sleep(0)  # a send that finds room does not yield
                 self._has_item = False
                 if self._is_stopping:
                     return
+                self._asked_at = self._now()
         finally:
             self._has_item = False
             await self._close_source()
-
-    async def _start(self) -> None:
-        self._has_item = True
-        await self._guarded_send(self._plan.start)
-        if self._plan.opening:
-            await self._write(self._plan.opening)
-        self._has_item = False
-
-    async def _write(self, chunk: bytes, *, more: bool = True) -> None:
-        if chunk or not more:
-            message = {"type": "http.response.body", "body": chunk, "more_body": more}
-            await self._guarded_send(message)
-
-    async def _guarded_send(self, message: Message) -> None:
-        """Send when it is our turn, within the limit.
-
-        Raises:
-            _Gone: The server says that the client has left.
-            _Stalled: The limit has passed.
-        """
-        async with self._lock:
-            if self._broken is not None:  # after a lost chunk nothing may make it look whole
-                raise self._broken
-            limit = asyncio.timeout(self._send_timeout)
-            try:
-                async with limit:
-                    self._limit = limit
-                    await self._send(message)
-            except OSError as exc:  # ASGI 2.4; TimeoutError is one, too
-                self._broken = (_Stalled if limit.expired() else _Gone)()
-                raise self._broken from exc
-            finally:
-                self._limit = None
-            self._sent += 1
-            self._last_at = _now()
 
     async def _until_left(self) -> None:
         # No limit: it ends with the client or with the delivery, which cancels it.
@@ -278,11 +275,7 @@ class Delivery:
     async def _until_turn(self, place: StreamPlace) -> None:
         """Wait for the turn to leave, then hurry the send that is under way."""
         await place.leave.wait()  # no limit: it ends with the delivery, which cancels it
-        self._send_timeout = min(self._send_timeout, _LEAVE_WITHIN)
-        if self._limit is not None and not self._limit.expired():
-            hurried_at = asyncio.get_running_loop().time() + self._send_timeout
-            at = self._limit.when()
-            self._limit.reschedule(hurried_at if at is None else min(at, hurried_at))
+        self.sender.hurry(_LEAVE_WITHIN)
 
     def _cancel_pump(self) -> None:
         pump = self._pump_task
@@ -296,7 +289,7 @@ class Delivery:
         The source's clean-up has no limit here, since a limit would leave it behind. A
         cancellation that comes meanwhile reaches that clean-up, as in a plain `async for`.
         """
-        finishes_item = self._is_stopping and self._has_item and not self._lock.locked()
+        finishes_item = self._is_stopping and self._has_item and not self.sender.is_sending
         self._is_stopping = True
         for task in tasks:
             if task is not self._pump_task:
@@ -314,7 +307,7 @@ class Delivery:
         if pump is None or not self._was_cancelled or pump.cancelled():
             return
         error = pump.exception()
-        if error is not None and not isinstance(error, _Gone | _Stalled):
+        if error is not None and not isinstance(error, Gone | Stalled):
             _log.error("%s: the source failed when it was closed", self._plan.name, exc_info=error)
 
     async def _close_source(self) -> None:
@@ -350,7 +343,3 @@ async def _ended(tasks: "set[asyncio.Task[Any]]") -> None:
             task.exception()  # seen: asyncio is not to complain about it
     if cancelled is not None:
         raise cancelled
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

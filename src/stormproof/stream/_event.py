@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stormproof.errors import InvalidSetting
 
 from ._json import json_encoder
+from ._typed import EventNames
 
 _LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines() would split at U+2028 and others, too
 
@@ -74,23 +75,51 @@ def encode_event(event: ServerEvent, to_json: Callable[[Any], bytes]) -> bytes:
         lines.append(f"retry: {event.retry_ms}")
     if event.data is not None:
         text = event.data if isinstance(event.data, str) else to_json(event.data).decode()
-        lines += [f"data: {line}" for line in _LINE_END.split(text)]
+        lines += [f"data: {line}" for line in _lines(text)]
     return "".join(f"{line}\n" for line in (*lines, "")).encode()
 
 
-def encode_item(item: Any, to_json: Callable[[Any], bytes]) -> bytes:
+def encode_item(item: Any, to_json: Callable[[Any], bytes], names: EventNames) -> bytes:
     """Return the bytes of what a source yields.
 
-    A ServerEvent as itself, bytes as they are (one or more encoded events), anything else as
-    the data of an event without a type.
+    A ServerEvent as itself, bytes as they are (one or more encoded events), a str as its text,
+    anything else as JSON; a typed event under its name.
     """
     if isinstance(item, ServerEvent):
+        if item.event is None and (name := names.of(item.data)) is not None:
+            item = replace(item, event=name)
         return encode_event(item, to_json)
     if isinstance(item, bytes):
-        if not item.endswith((b"\n\n", b"\r\r", b"\r\n\r\n")):
-            raise InvalidSetting(
-                f"a stream's source yielded bytes that are no whole event ({item[:40]!r}): they "
-                f"do not end with an empty line; yield a str or ServerEvent.encode()"
-            )
-        return item
-    return encode_event(ServerEvent(item), to_json)
+        return whole_event(item)
+    if item is None:
+        return b"\n"
+    if isinstance(item, str):
+        return "".join([*(f"data: {line}\n" for line in _lines(item)), "\n"]).encode()
+    return json_event(to_json(item), names.of(item))
+
+
+def json_event(line: bytes, name: str | None) -> bytes:
+    """Return the event `name` with `line`, JSON without line ends, as its data."""
+    if name is None:
+        return b"data: " + line + b"\n\n"
+    return b"event: " + name.encode() + b"\ndata: " + line + b"\n\n"
+
+
+def whole_event(encoded: bytes) -> bytes:
+    """Return `encoded`, one or more events.
+
+    Raises:
+        InvalidSetting: It does not end with an empty line.
+    """
+    if not encoded.endswith((b"\n\n", b"\r\r", b"\r\n\r\n")):
+        raise InvalidSetting(
+            f"a stream's source yielded bytes that are no whole event ({encoded[:40]!r}): they "
+            f"do not end with an empty line; yield a str or ServerEvent.encode()"
+        )
+    return encoded
+
+
+def _lines(text: str) -> list[str]:
+    if "\n" in text or "\r" in text:
+        return _LINE_END.split(text)
+    return [text]

@@ -1,12 +1,10 @@
 """The budget: how many extra attempts, retries and hedges together, an upstream is asked for."""
 
-import math
-from collections import deque
-
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof.errors import InvalidSetting
 
-_SLICES = 10
+from ._recent import RecentCounts
+from ._seconds import check_seconds
 
 
 class Budget:
@@ -50,15 +48,11 @@ class Budget:
             raise InvalidSetting(f"Budget(fraction={fraction!r}) must be from 0 to 1")
         if minimum < 0:
             raise InvalidSetting(f"Budget(minimum={minimum!r}) must be 0 or more")
-        if not 0 < window < math.inf:
-            raise InvalidSetting(f"Budget(window={window!r}) must be finite seconds above 0")
+        check_seconds("Budget", window=window)
         self._fraction = fraction
         self._minimum = minimum
-        self._slice = window / _SLICES
-        self._clock = clock
-        # [number of the slice, calls, extra attempts], oldest first, and their sums.
-        self._recent: deque[list[int]] = deque()
-        self._calls = self._extra = self._refused = 0
+        self._recent = RecentCounts(window=window, clock=clock)  # calls, and extra attempts
+        self._refused = 0
 
     @property
     def refused(self) -> int:
@@ -68,35 +62,26 @@ class Budget:
     @property
     def left(self) -> int:
         """How many extra attempts it would allow now."""
-        self._now()
-        return max(0, self._allowed() - self._extra)
+        self._recent.look()
+        return max(0, self._allowed() - self._recent.second)
+
+    @property
+    def share_left(self) -> float:
+        """The share of its extra attempts that it would still allow, 0 to 1."""
+        left = self.left
+        return left / self._allowed() if left else 0.0
 
     def note_call(self) -> None:
         """Count a call's first attempt."""
-        self._now()[1] += 1
-        self._calls += 1
+        self._recent.add(1, 0)
 
     def take(self) -> bool:
         """Count an extra attempt and return True, or return False: it must not be made."""
-        now = self._now()
-        if self._extra >= self._allowed():
+        if self.left == 0:
             self._refused += 1
             return False
-        now[2] += 1
-        self._extra += 1
+        self._recent.add(0, 1)
         return True
 
     def _allowed(self) -> int:
-        return max(self._minimum, int(self._fraction * self._calls))
-
-    def _now(self) -> list[int]:
-        """Return the slice of this moment; what is older than the window is forgotten."""
-        number = int(self._clock.now() / self._slice)
-        recent = self._recent
-        while recent and recent[0][0] <= number - _SLICES:
-            _, calls, extra = recent.popleft()
-            self._calls -= calls
-            self._extra -= extra
-        if not recent or recent[-1][0] != number:
-            recent.append([number, 0, 0])
-        return recent[-1]
+        return max(self._minimum, int(self._fraction * self._recent.first))

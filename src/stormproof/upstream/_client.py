@@ -2,17 +2,19 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
+from urllib.request import getproxies
 
 import httpx2
 
 from stormproof.errors import InvalidSetting
 
-Trace: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[None]]
+from ._network import OwnTransport
 
 _LAST_LEAKING_HTTPX = (0, 28, 1)
+_PROXIED = frozenset(("http", "https", "all"))
 
 
 class Client(Protocol):
@@ -58,25 +60,36 @@ async def built_client(
     max_connections: int,
     follow_redirects: bool,
     transport: httpx2.AsyncBaseTransport | None,
-) -> httpx2.AsyncClient:
+    on_connected: Callable[[], None],
+) -> tuple[httpx2.AsyncClient, bool]:
     """Return an httpx2 client that keeps no cookies and has no timeout of its own.
 
     Its TLS settings (20 to 90 ms of CPU) are built in a thread. Cancelled: nothing is left.
+
+    Returns:
+        The client, and whether it tells `on_connected` of its connections: not through a
+        transport of yours, and not through the proxies that the environment names.
     """
     # With a transport the settings would be read by nobody.
-    tls = True if transport is not None else await asyncio.to_thread(httpx2.create_ssl_context)
-    return httpx2.AsyncClient(
+    tls = None if transport is not None else await asyncio.to_thread(httpx2.create_ssl_context)
+    is_own = tls is not None and _PROXIED.isdisjoint(getproxies())
+    if tls is not None and is_own:
+        transport = OwnTransport(
+            tls=tls, max_connections=max_connections, on_connected=on_connected
+        )
+    client = httpx2.AsyncClient(
         base_url=base_url,
         headers=headers,
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         timeout=None,  # the total of each call is the only limit
-        verify=tls,
+        verify=True if tls is None else tls,
         limits=httpx2.Limits(
             max_connections=max_connections, max_keepalive_connections=max_connections
         ),
         follow_redirects=follow_redirects,
         transport=transport,
     )
+    return client, is_own
 
 
 def repeated(request: Any) -> Any:

@@ -18,7 +18,7 @@ class UpstreamStatistics:
         hedges: Attempts beside a slow one.
         hedges_won: Of these, the ones whose answer was taken.
         extra_refused: Retries and hedges that the budget did not allow.
-        circuit: "closed", "open" or "half-open"; None without a circuit breaker.
+        circuit: "closed", "open", "half-open" or "ramping"; None without a circuit breaker.
     """
 
     in_flight: int
@@ -31,6 +31,25 @@ class UpstreamStatistics:
     hedges_won: int = 0
     extra_refused: int = 0
     circuit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerStatistics:
+    """What a circuit breaker lets through, and what it counts.
+
+    Attributes:
+        circuit: "closed", "open", "half-open" or "ramping".
+        in_flight: Attempts under way that it let through since it last changed.
+        refused: Attempts that it has not let through.
+        ended: Attempts that ended in its window, as of the last one.
+        failed: Of these, the ones that failed.
+    """
+
+    circuit: str
+    in_flight: int
+    refused: int
+    ended: int
+    failed: int
 
 
 @dataclass(eq=False, slots=True)

@@ -10,6 +10,7 @@ from stormproof.errors import CouldNotProve
 from stormproof.prove import Profile, ProveOptions
 from stormproof.prove._attack import Attack, Grounds
 from stormproof.prove._play import play
+from stormproof.prove._promises import FACT
 from stormproof.prove._recording import AttackRecord, Route
 from stormproof.prove.attacks import drain, drain_streams
 
@@ -74,6 +75,25 @@ async def s():
     return StreamingResponse(lines(), media_type="text/event-stream")
 """
 
+ONCE_ONLY = """
+import pathlib
+from fastapi import FastAPI
+
+mark = pathlib.Path(__file__).with_suffix(".started")
+if mark.exists():
+    raise RuntimeError("the last one was not gone")
+mark.touch()
+app = FastAPI()
+
+@app.get("/a")
+async def a():
+    return {}
+
+@app.post("/orders")
+async def order():
+    return {"id": 1}
+"""
+
 A = Route(id="GET /a", method="GET", path="/a", url="/a", seconds=0.05)
 S = Route(id="GET /s", method="GET", path="/s", url="/s", kind="stream", seconds=0.4)
 SILENT = Route(id="GET /n", method="GET", path="/n", url="/n", kind="broken", status=0)
@@ -106,6 +126,22 @@ async def test_an_app_that_is_gone_before_sigterm_is_a_problem_and_no_finding(
 ) -> None:
     with pytest.raises(CouldNotProve, match="ended by itself before SIGTERM, with code 7"):
         await _played(drain.ATTACK, tmp_path, SHORT_LIVED, A)
+
+
+async def test_an_app_that_starts_only_once_leaves_its_promises_unclear_and_the_rest_as_seen(
+    tmp_path: Path,
+) -> None:
+    orders = Route(
+        id="POST /orders", method="POST", path="/orders", url="/orders", is_promise=True,
+        kept={"path": "/orders/{id}"},
+    )  # fmt: skip
+    record = await _played(drain.ATTACK, tmp_path, ONCE_ONLY, A, orders)
+    assert not record.problem
+    assert record.marks["signal"]
+    assert record.of_group("steady")
+    promises = record.facts[FACT]
+    assert promises
+    assert all("could not be started again" in promise["unclear"] for promise in promises)
 
 
 async def test_load_is_on_its_way_at_sigterm_and_goes_on_for_the_lag(tmp_path: Path) -> None:

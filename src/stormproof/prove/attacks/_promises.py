@@ -62,7 +62,10 @@ class Promises:
             await asyncio.sleep(_PAUSE)
 
     async def look_up(self) -> None:
-        """Start the app again, as the deploy does, and ask for what was promised."""
+        """Start the app again, as the deploy does, and ask for what was promised.
+
+        Where it cannot be started again, the promises are unclear and all else stays as seen.
+        """
         if not self._made:
             return
         try:
@@ -72,14 +75,13 @@ class Promises:
                     *(self._look_up(made, target.port, places) for made in self._made)
                 )
         except CouldNotProve as error:
-            raise CouldNotProve(f"the app could not be started again: {error}") from error
+            why = f"the app could not be started again: {error}"
+            found = [replace(_promise(made), unclear=why) for made in self._made]
         self._scene.facts[FACT] = [promise.as_facts() for promise in found]
 
     async def _look_up(self, made: _Made, port: int, places: asyncio.Semaphore) -> Promise:
-        request, kept = made.request, made.route.kept
-        promise = Promise(
-            route=made.route.id, status=request.status, at=request.last_byte_at or 0.0
-        )
+        kept = made.route.kept
+        promise = _promise(made)
         try:
             url = _filled(kept["path"], made)
             wanted = _filled(kept.get("contains", ""), made)
@@ -109,6 +111,11 @@ class Promises:
             port, shot, timeout=self._timeout, ledger=aside, group="lookup", on_body=keep
         )
         return seen, bytes(answer)
+
+
+def _promise(made: _Made) -> Promise:
+    request = made.request
+    return Promise(route=made.route.id, status=request.status, at=request.last_byte_at or 0.0)
 
 
 def _filled(template: str, made: _Made) -> str:

@@ -3,15 +3,12 @@
 from collections import Counter
 
 from stormproof.prove._audit import Audit, Fix, Judgement, Series, not_measured
+from stormproof.prove._overload import COLLAPSE, STARVED
 from stormproof.prove._recording import AttackRecord, Recording
 from stormproof.prove._sweep import CLIFF, PATIENCE, Step, Sweep
 
 CPU_CLIFF = 0.5
 """The same where all CPU is in use: every waiting caller costs some, and the load generator too."""
-
-COLLAPSE, STARVED = 0.1, 0.2
-"""Where the server waited for a core for more than that share of the time, only less than a tenth
-of the best is a fall that other work on the machine does not explain."""
 
 
 def _judge(recording: Recording) -> Judgement:

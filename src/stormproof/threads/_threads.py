@@ -1,4 +1,4 @@
-"""Threads: capacity for blocking work, where a place is held until the thread really ends."""
+"""`Threads`: capacity for blocking work, where a place is held until the thread really ends."""
 
 import asyncio
 import logging
@@ -16,12 +16,16 @@ from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.deadline import remaining
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.place import innermost_place
+from stormproof._core.primitives import register
 from stormproof.errors import DeadlineExceeded, InvalidSetting, ThreadsClosed, ThreadsFull
+
+from ._workers import Workers
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _QUEUE_PER_PLACE = 10
+_NEWS = 0.1  # the weight of the last function in the mean
 _POLL = 0.02  # seconds between two looks at the running threads; only during a drain
 
 _log = logging.getLogger("stormproof")
@@ -36,8 +40,10 @@ class ThreadStatistics:
         in_use: Threads that run now.
         abandoned: Those of them whose caller has gone.
         waiting: Callers in the queue now.
-        started: Threads that were started.
+        started: Functions that were started.
         refused: Callers that were turned away: queue full, wait over, or deadline passed.
+        mean: Seconds that a function runs, on average of the last ones; None before the first
+            has ended.
     """
 
     capacity: int
@@ -46,6 +52,7 @@ class ThreadStatistics:
     waiting: int
     started: int
     refused: int
+    mean: float | None = None
 
 
 class Threads:
@@ -57,8 +64,8 @@ class Threads:
 
     It may be made before any event loop runs and serves one loop at a time. Given to
     `install(app, threads)` it is drained: running threads get the rest of the grace, and those
-    that do not end are lost. Each call has a daemon thread of its own, which costs about 0.1 ms
-    and leaves nothing behind; one that does not end does not keep the process alive.
+    that do not end are lost. Threads are used again, and end when they were idle for 0.2 s; they
+    are daemons, so one that does not end does not keep the process alive.
 
     Args:
         capacity: Threads at once; at least 1.
@@ -94,12 +101,15 @@ class Threads:
         self._max_wait = max_wait
         self._max_queue = queue
         self._clock = clock
+        self._workers = Workers(f"stormproof {name}")
         self._running: set[_Job] = set()
         self._queue: deque[asyncio.Future[None]] = deque()
         self._promised = 0  # places handed to waiters that have not gone on yet
         self._started = 0
         self._refused = 0
+        self._mean: float | None = None
         self._is_closed = False
+        register("threads", self)
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function(*args, **kwargs)` in a thread and return its result, or raise its error.
@@ -115,13 +125,15 @@ class Threads:
             ThreadsClosed: The pool has been drained (503).
         """
         if self._is_closed:
-            raise ThreadsClosed(f"threads {self.name!r} are closed: the service has been drained")
+            raise ThreadsClosed(
+                f"threads {self.name!r} are closed: the service has been drained", retry_after=1.0
+            )
         await self._place()
-        job = _Job(_named(function), self._clock.now(), asyncio.get_running_loop())
+        job = _Job(_named(function), self._clock, asyncio.get_running_loop())
         call = partial(copy_context().run, partial(function, *args, **kwargs))
         self._running.add(job)
         try:
-            job.start(call, self._running, self._ended)
+            job.start(call, self._workers, self._running, self._ended)
         except BaseException:  # the system has no thread left
             self._running.discard(job)
             self._hand_on()
@@ -147,6 +159,7 @@ class Threads:
             waiting=self._waiting(),
             started=self._started,
             refused=self._refused,
+            mean=self._mean,
         )
 
     # A part of the service ---------------------------------------------------------------
@@ -170,13 +183,14 @@ class Threads:
         return [Loss("thread", job.name, now - job.started_at, job.described()) for job in jobs]
 
     async def close(self) -> None:
-        """Take no more calls; waits for nothing."""
+        """Take no more calls, and let the idle threads end; waits for nothing."""
         self._is_closed = True
+        self._workers.dismiss()
 
     # Places ------------------------------------------------------------------------------
 
     def _waiting(self) -> int:
-        return sum(not waiter.done() for waiter in self._queue)
+        return sum(not waiter.done() for waiter in tuple(self._queue))
 
     def _has_room(self) -> bool:
         return len(self._running) + self._promised < self._capacity
@@ -219,6 +233,8 @@ class Threads:
 
     def _ended(self, job: "_Job", result: Any, error: BaseException | None) -> None:
         """Note in the loop that a thread has ended; its place is free already."""
+        took = job.ended_at - job.started_at
+        self._mean = took if self._mean is None else self._mean + _NEWS * (took - self._mean)
         if not job.outcome.done():
             job.outcome.set_result((result, error))
         elif error is not None:
@@ -231,50 +247,76 @@ class Threads:
             f"threads {self.name!r} are all at work ({len(self._running)} of {self._capacity}, "
             f"{self._waiting()} waiting, waited {waited:.2f} s); "
             "raise capacity, or make the blocking work shorter",
-            retry_after=max(1.0, self._max_wait),
+            retry_after=self._queue_seconds(),
         )
+
+    def _queue_seconds(self) -> float:
+        """Return how long the queue of now takes, as far as is known."""
+        now = self._clock.now()
+        # Nobody knows how long those who run will: at least as long as the last one that began.
+        ages = [now - job.started_at for job in tuple(self._running)]
+        hold = max(self._mean or 0.0, min(ages, default=0.0))
+        return (self._waiting() + 1) * hold / self._capacity
 
     def _too_late(self) -> DeadlineExceeded:
         self._refused += 1
         return DeadlineExceeded(
             f"the deadline passed before threads {self.name!r} had a place "
-            f"({len(self._running)} of {self._capacity} at work); nothing was run"
+            f"({len(self._running)} of {self._capacity} at work); nothing was run",
+            retry_after=self._queue_seconds(),
         )
 
 
 class _Job:
     """One function in its thread."""
 
-    __slots__ = ("_thread", "is_abandoned", "loop", "name", "outcome", "started_at")
+    __slots__ = (
+        "_clock",
+        "_thread",
+        "ended_at",
+        "is_abandoned",
+        "loop",
+        "name",
+        "outcome",
+        "started_at",
+    )
 
-    def __init__(self, name: str, started_at: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, name: str, clock: Clock, loop: asyncio.AbstractEventLoop) -> None:
         self.name = name
-        self.started_at = started_at
+        self._clock = clock
+        self.started_at = self.ended_at = clock.now()
         self.loop = loop
         self.outcome: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
         self.is_abandoned = False
+        self._thread: threading.Thread | None = None
 
     def start(
         self,
         call: Callable[[], Any],
+        workers: Workers,
         running: "set[_Job]",
         tell: Callable[["_Job", Any, BaseException | None], None],
     ) -> None:
-        """Call `call` in a new thread; leave `running` at its end, and `tell` the loop."""
+        """Call `call` in a worker; leave `running` at its end, and `tell` the loop."""
 
-        def work() -> None:
+        def work() -> Callable[[], None]:
             result, error = _outcome(call)
-            # Here and not in the loop, which may be closed by now: the place is free all the same.
-            running.discard(self)
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self.loop.call_soon_threadsafe(tell, self, result, error)
+            self.ended_at = self._clock.now()
 
-        self._thread = threading.Thread(target=work, name=f"stormproof {self.name}", daemon=True)
-        self._thread.start()
+            def end() -> None:
+                # Here and not in the loop, which may be closed: the place is free all the same.
+                running.discard(self)
+                with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    self.loop.call_soon_threadsafe(tell, self, result, error)
+
+            return end
+
+        self._thread = workers.start(work)
 
     def described(self) -> str:
         """Return where the thread is, for the report of a drain."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
+        thread = 0 if self._thread is None else self._thread.ident or 0
+        frame = sys._current_frames().get(thread)
         at = innermost_place(frame) if frame is not None else "its end"
         return f"a thread cannot be stopped; it was at {at}"
 
