@@ -97,6 +97,22 @@ async def test_the_deadline_ends_a_statement_and_keeps_the_connection(postgres: 
     assert connections == []
 
 
+async def test_an_answer_that_came_while_the_loop_was_busy_keeps_the_connection(
+    postgres: Database,
+) -> None:
+    """The timer is due as well when the loop looks again."""
+    async with postgres.session() as session:
+        await count(session)
+    connections = opened(postgres)
+    with within(0.4), pytest.raises(DeadlineExceeded, match="during a statement"):
+        async with postgres.session() as session:
+            asyncio.get_running_loop().call_later(0.1, time.sleep, 0.5)
+            await session.execute(text("SELECT pg_sleep(20)"))
+    async with postgres.session() as session:
+        await count(session)
+    assert connections == []
+
+
 async def test_tight_deadlines_under_overload_do_not_reconnect(postgres: Database) -> None:
     """60 statements are cut, 6 at a time on 3 connections; a busy machine may cut a few late."""
 

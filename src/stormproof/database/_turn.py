@@ -42,7 +42,7 @@ class Turn:
     def __init__(self, session: "DatabaseSession") -> None:
         self._session = session
         self._is_cut = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def __enter__(self) -> None:
         session = self._session
@@ -61,7 +61,12 @@ class Turn:
         self._task: asyncio.Task[Any] = task
         self._cancelling = task.cancelling()
         if left is not None:
-            self._timer = asyncio.get_running_loop().call_later(left, self.cut)
+            self._timer = asyncio.get_running_loop().call_later(left, self._expire)
+
+    def _expire(self) -> None:
+        # Not at once: a loop that was busy finds the server's answer and the timer in one look,
+        # and the task has its answer only in the next.
+        self._timer = asyncio.get_running_loop().call_soon(self.cut)
 
     def cut(self) -> None:
         """End the statement of this turn now."""
