@@ -341,6 +341,12 @@ class JobCrashed(StormproofError, RuntimeError):
     code, title = "SP905", "Job crashed its process"
 
 
+class ForwardFailed(StormproofError, ConnectionError):
+    """A broker did not take the message of a job; the job is tried again with the same id."""
+
+    code, title = "SP910", "Message not forwarded"
+
+
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:
     """Return the response headers for `error`: content type and, where known, Retry-After.
 
