@@ -26,7 +26,11 @@ def declare(jobs: Jobs) -> None:
     @jobs.task()
     async def wait(job: Job) -> None:
         say(f"wait {job.start}")
-        await asyncio.sleep(60 if job.start == 1 else 0)
+        try:
+            await asyncio.sleep(60 if job.start == 1 else 0)
+        except asyncio.CancelledError:
+            say("wait cut")
+            raise
 
 
 def say(words: str) -> None:

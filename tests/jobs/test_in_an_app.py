@@ -1,22 +1,26 @@
 """Jobs in a FastAPI app: their dependencies, tasks that are handed over, the worker command."""
 
 import asyncio
-import sys
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from signal import SIGTERM
 from typing import Annotated
 
 import pytest
 from fastapi import Depends, FastAPI, Header
+from opentelemetry import trace
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import stormproof
+from stormproof._core.events import Event, JobFailed
+from stormproof._core.lifecycle import Lifecycle, Phase
 from stormproof.database import Database
 from stormproof.jobs import Job, Jobs
-from tests.harness import ServerProcess
+from stormproof.serve._admin import AdminServer
+from stormproof.serve._snapshot import Observer
+from tests.harness import request
 
 from .work import stands
 
@@ -71,6 +75,61 @@ async def test_dependencies_are_solved_without_a_request_and_end_with_the_job(
     assert "wants header.accept-language of a request" in (await jobs.held())[0].last_words
 
 
+async def test_a_job_belongs_to_the_trace_of_who_enqueued_it(
+    database: Database, jobs: Jobs
+) -> None:
+    seen: list[trace.SpanContext] = []
+
+    @jobs.task()
+    async def note() -> None:
+        seen.append(trace.get_current_span().get_span_context())
+
+    await jobs.open()
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    request = trace.SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=flags)
+    with trace.use_span(trace.NonRecordingSpan(request)):
+        async with database.session() as session:
+            handle = await note.enqueue(session)
+    await stands(jobs, handle.id, "done")
+    assert [context.trace_id for context in seen] == [0xABC]
+
+
+async def test_the_admin_listener_shows_jobs_and_changes_nothing(
+    database: Database, jobs: Jobs
+) -> None:
+    lifecycle = Lifecycle()
+    observer = Observer(lifecycle, parts=[jobs])
+
+    @jobs.task(retries=0)
+    async def fails() -> None:
+        raise LookupError("no such page")
+
+    @jobs.task()
+    async def later() -> None: ...
+
+    told: list[Event] = []
+    lifecycle.events.subscribe(told.append)
+    await jobs.open(lifecycle)
+    lifecycle.enter(Phase.READY)
+    async with database.session() as session:
+        failed = await fails.enqueue(session)
+        await later.enqueue(session, delay=60)
+    await stands(jobs, failed.id, "held")
+    with AdminServer(lambda *, with_open: (), jobs=observer.jobs) as server:
+        port = server.address[1]
+        (shown,) = json.loads((await request(port, "GET", "/jobs")).body)
+        assert (await request(port, "POST", "/jobs")).status == 405
+    assert (shown["tasks"]["fails"]["held"], shown["tasks"]["later"]["delayed"]) == (1, 1)
+    assert shown["here"]["held"] == 1
+    assert "no such page" in shown["held"][0]["last_words"]
+    assert shown["unknown"] == []
+    error = "LookupError('no such page')"
+    assert JobFailed("fails", failed.id or 0, error, starts=1, is_held=True) in told
+    observer.close()
+    with AdminServer(lambda *, with_open: ()) as server:
+        assert (await request(server.address[1], "GET", "/jobs")).status == 404
+
+
 async def test_tasks_that_a_drain_cuts_go_on_as_jobs(database: Database) -> None:
     jobs = Jobs(database, worker=False)
     tasks = stormproof.Tasks(handover=jobs.handover)
@@ -93,43 +152,3 @@ async def test_tasks_that_a_drain_cuts_go_on_as_jobs(database: Database) -> None
     assert await jobs.status(1) == "queued"
     await tasks.close()
     await jobs.close()
-
-
-APP = """
-import asyncio
-import sys
-from fastapi import FastAPI
-import stormproof
-
-app = FastAPI()
-database = stormproof.Database("sqlite:///test.db")
-jobs = stormproof.Jobs(database, worker=False)
-stormproof.install(app, database, jobs, prestop=10)
-
-@jobs.task()
-async def work(seconds: float) -> None:
-    print("begins", flush=True)
-    await asyncio.sleep(seconds)
-    print("ends", flush=True)
-"""
-
-
-@pytest.mark.storm
-async def test_the_worker_command_runs_jobs_and_drains_at_sigterm(
-    tmp_path: Path, database: Database, jobs: Jobs
-) -> None:
-    @jobs.task()
-    async def work(seconds: float) -> None: ...
-
-    jobs.is_worker = False
-    await jobs.open()
-    async with database.session() as session:
-        handle = await work.enqueue(session, 0.5)
-    command = [sys.executable, "-m", "stormproof", "worker", "app:app", "--concurrency", "50"]
-    async with ServerProcess(command, files={"app.py": APP}, folder=tmp_path) as process:
-        await process.wait_for_line("begins", 15.0)
-        process.signal(SIGTERM)
-        assert await process.wait_exit() == 0
-        assert "ends" in process.stdout
-        assert "drained in" in process.output
-    assert await jobs.status(handle.id or 0) == "done"

@@ -87,6 +87,31 @@ async def test_a_job_that_fails_is_retried_then_held_with_its_words(
     assert await jobs.held() == []
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_job_that_raises_no_exception_but_ends_fails_like_any_other(
+    jobs: Jobs, database: Database
+) -> None:
+    """The engine deletes what is cancelled, and forgets what raises another BaseException."""
+
+    @jobs.task(retries=1, backoff=0.01)
+    async def cancels_itself() -> None:
+        raise asyncio.CancelledError
+
+    @jobs.task(retries=1, backoff=0.01)
+    async def raises_a_group() -> None:
+        raise BaseExceptionGroup("both", [GeneratorExit(), ValueError()])
+
+    await jobs.open()
+    async with database.session() as session:
+        handles = [await task.enqueue(session) for task in (cancels_itself, raises_a_group)]
+    for handle in handles:
+        await stands(jobs, handle.id, "held")
+    words = {held.task: held.last_words for held in await jobs.held()}
+    assert "it ended by itself with CancelledError()" in words["cancels_itself"]
+    assert "it ended by itself with BaseExceptionGroup" in words["raises_a_group"]
+    assert jobs.statistics().retried == 2
+
+
 async def test_on_failure_delete_leaves_the_words_in_the_log_alone(
     jobs: Jobs, database: Database
 ) -> None:
@@ -154,12 +179,12 @@ async def test_priority_and_delay_order_the_starts(opened: Open, database: Datab
         started_at[word] = time.monotonic()
 
     async with opened(jobs):
+        asked_at = time.monotonic()
         async with database.session() as session:
             await note.enqueue(session, "late", delay=0.3, priority=9)
             await note.enqueue(session, "low")
             await note.enqueue_many(session, [{"word": "b"}, {"word": "c"}], priority=1)
             await note.enqueue(session, "high", priority=2)
-        asked_at = time.monotonic()
         await until(lambda: len(log) == 5)
     assert [word for word in log if word != "late"] == ["high", "b", "c", "low"]
     assert started_at["late"] >= asked_at + 0.25
@@ -232,6 +257,36 @@ async def test_a_limit_of_a_task_holds_over_all_workers(opened: Open, database: 
             await tasks[0].enqueue_many(session, [{}] * 20)
         await until(lambda: ended == 20, 15.0)
     assert most == 2
+
+
+async def test_a_limit_of_each_group_holds_over_all_workers(
+    opened: Open, database: Database
+) -> None:
+    workers = [opened.new(), opened.new()]
+    running: dict[str, int] = {}
+    most: dict[str, int] = {}
+    ended = together = 0
+
+    async def work(tenant: str) -> None:
+        nonlocal ended, together
+        running[tenant] = running.get(tenant, 0) + 1
+        most[tenant] = max(most.get(tenant, 0), running[tenant])
+        together = max(together, sum(running.values()))
+        await asyncio.sleep(0.02)
+        running[tenant] -= 1
+        ended += 1
+
+    tasks = [jobs.task(per_group=1)(work) for jobs in workers]
+    async with opened(workers[0]), opened(workers[1]):
+        async with database.session() as session:
+            for _ in range(5):
+                for tenant in ("a", "b", "c"):
+                    await tasks[0].enqueue(session, tenant, group=tenant)
+        await until(lambda: ended == 15, 15.0)
+        handle_task = (await workers[0].overview())["tasks"]
+        assert set(handle_task) <= {"work"}
+    assert most == {"a": 1, "b": 1, "c": 1}
+    assert together > 1
 
 
 @on_all

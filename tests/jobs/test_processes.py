@@ -4,17 +4,17 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from signal import SIGKILL
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import TypeAlias
 
 import pytest
 
 from stormproof.database import Database
-from stormproof.jobs import Jobs
-from tests.harness.process import ServerProcess
+from stormproof.jobs import Job, Jobs
+from tests.harness import ServerProcess, until
 
 from .poison import declare
-from .work import stands
+from .work import Open, stands
 
 pytestmark = pytest.mark.storm  # each starts processes
 
@@ -100,3 +100,73 @@ async def test_a_job_that_blocks_its_loop_is_not_started_twice(
         assert "block 2" not in process.stdout
     await other.close()
     await enqueuer.close()
+
+
+async def test_a_suspended_process_loses_its_job_and_hears_of_it_when_it_wakes(
+    database: Database, peer: Peer, opened: Open
+) -> None:
+    enqueuer, other = opened.new(worker=False), opened.new(stale_after=1.0, poll=0.2)
+    declare(enqueuer)
+    declare(other)
+    async with opened(enqueuer), peer() as process:
+        job_id = await enqueue(enqueuer, database, "wait")
+        await process.wait_for_line("wait 1")
+        process.signal(SIGSTOP)
+        async with opened(other):
+            await stands(other, job_id, "done")
+            assert (other.statistics().done, other.statistics().reaped) == (1, 0)
+        process.signal(SIGCONT)
+        await process.wait_for_line("wait cut")
+        assert await enqueuer.status(job_id) == "done"
+        again = await enqueue(enqueuer, database, "block", seconds=0.0)
+        await stands(enqueuer, again, "done")  # the one that woke works on
+
+
+APP = """
+import asyncio
+import os
+from fastapi import FastAPI
+import stormproof
+
+app = FastAPI()
+database = stormproof.Database(os.environ["DATABASE_URL"])
+jobs = stormproof.Jobs(database, worker=False)
+stormproof.install(app, database, jobs, prestop=10)
+
+@jobs.task()
+async def work(seconds: float) -> None:
+    print("begins", flush=True)
+    await asyncio.sleep(seconds)
+"""
+
+
+async def test_sigterm_to_the_worker_command_strands_nothing(
+    url: str, database: Database, opened: Open
+) -> None:
+    """Ten jobs run there, twenty wait: within a grace of 3 s all are somebody else's."""
+    enqueuer, other = opened.new(worker=False), opened.new()
+    starts: list[tuple[int, float]] = []
+
+    @enqueuer.task(name="work")
+    async def enqueued(seconds: float) -> None: ...
+
+    @other.task()
+    async def work(seconds: float, job: Job) -> None:
+        starts.append((job.start, time.monotonic()))
+
+    command = [sys.executable, "-m", "stormproof", "worker", "app:app", "--grace", "3"]
+    process = ServerProcess(command, files={"app.py": APP}, env={"DATABASE_URL": url})
+    async with opened(enqueuer):
+        async with database.session() as session:
+            await enqueued.enqueue_many(session, [{"seconds": 60}] * 30)
+        async with process:
+            await until(lambda: process.stdout.count("begins") == 10, 30.0)
+            async with opened(other):
+                await until(lambda: len(starts) == 20)
+                process.signal(SIGTERM)
+                assert await process.wait_exit(4.0) == 0
+                ended_at = time.monotonic()
+                await until(lambda: len(starts) == 30)
+                assert starts[-1][1] - ended_at < 1.0
+                assert {start for start, _ in starts} == {1}
+                assert other.statistics().reaped == 0

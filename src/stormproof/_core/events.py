@@ -215,6 +215,17 @@ class TaskRefused(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class JobFailed(Event):
+    """A durable job has failed for good, after `starts` starts; `is_held` until somebody acts."""
+
+    task: str
+    job_id: int
+    error: str
+    starts: int
+    is_held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StreamOpened(Event):
     """A subscriber opened a stream."""
 

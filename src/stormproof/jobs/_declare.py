@@ -1,5 +1,6 @@
-"""Declarations: which functions are tasks, when they are due, what is forwarded."""
+"""Declarations: which functions are tasks, and when they are due."""
 
+import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec
 
@@ -7,8 +8,6 @@ from stormproof.errors import InvalidSetting
 
 from ._cron import Schedule
 from ._facts import OnFailure
-from ._forward import check_target, publish
-from ._job import Job
 from ._payload import Arguments
 from ._task import OPTIONS, Home, JobTask
 
@@ -36,6 +35,7 @@ class Declarations(Home):
         retries: int = 5,
         timeout: float | None = 300.0,
         concurrency: int | None = None,
+        per_group: int | None = None,
         on_failure: OnFailure = "hold",
         backoff: float = 1.0,
         max_backoff: float = 300.0,
@@ -50,6 +50,9 @@ class Declarations(Home):
             timeout: Seconds a start may take; it is cancelled then, and has failed. It is the
                 deadline of everything the function waits for. None: no limit.
             concurrency: How many of these jobs run at once in all workers together.
+            per_group: How many jobs that were enqueued with the same `group=` run at once in all
+                workers together; not together with `concurrency`. Groups are dealt to 64 lines,
+                and those that share one wait for each other, too.
             on_failure: What becomes of a job that failed for good: "hold" keeps it until
                 `retry` or `cancel`; "delete" leaves its traceback in the log alone.
             backoff: Seconds before the first retry; it doubles each time, a random half less.
@@ -65,17 +68,27 @@ class Declarations(Home):
             InvalidSetting: An option or a parameter of the function cannot be used.
         """
         _check(retries, concurrency, on_failure)
+        _check(retries, per_group, on_failure)
+        if concurrency is not None and per_group is not None:
+            raise InvalidSetting("task(concurrency=, per_group=): give one of them")
         for option, value in {"timeout": timeout, "backoff": backoff, "max": max_backoff}.items():
             if value is not None and not value > 0:
                 raise InvalidSetting(f"task({option}={value!r}) must be more than 0 s")
 
         def decorate(function: Callable[P, Coroutine[Any, Any, Any]]) -> JobTask[P]:
             named = name or str(getattr(function, "__name__", function))
+            if "#" in named:
+                raise InvalidSetting(f"task {named!r} must not have a # in its name")
+            if not inspect.iscoroutinefunction(function):
+                raise InvalidSetting(
+                    f"task {named!r} must be an async function; run blocking work in Threads"
+                )
             if named in self._tasks:
                 raise InvalidSetting(f"two tasks of {self._name!r} are called {named!r}")
             task = JobTask(
                 self, named, function, Arguments(named, function, reserved=OPTIONS),
-                retries, backoff, max_backoff, timeout, concurrency, on_failure,
+                retries, backoff, max_backoff, timeout, concurrency, per_group,
+                on_failure,
                 max_starts or max(retries + 1, _FEWEST_STARTS), keep_result,
             )  # fmt: skip
             self._tasks[named] = task
@@ -110,35 +123,11 @@ class Declarations(Home):
 
         return decorate
 
-    def forward(self, *, to: Any, name: str, **options: Any) -> JobTask[[dict[str, Any]]]:
-        """Return a task that publishes to a broker: the job table is the outbox.
-
-        `await ship.enqueue(session, {"order": 7})` publishes the message once the session has
-        committed, again after a crash, until the broker has taken it.
-
-        Args:
-            to: A task of taskiq or Celery, which is called with the message as its keyword
-                arguments and `job.idempotency_key` as its id; a publisher of FastStream; or an
-                async function of the message and the key.
-            name: What the store calls it.
-            **options: As of `task`.
-
-        Raises:
-            InvalidSetting: Nobody knows how to publish to `to`, or an option cannot be used.
-        """
-        check_target(to)
-
-        async def forward(message: dict[str, Any], job: Job) -> None:
-            await publish(to, message, job)
-
-        task: Any = self.task(name=name, **options)(forward)
-        return task  # type: ignore[no-any-return]
-
 
 def _check(retries: int, concurrency: int | None, on_failure: str) -> None:
     if type(retries) is not int or retries < 0:
         raise InvalidSetting(f"task(retries={retries!r}) must be an int of 0 or more")
     if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-        raise InvalidSetting(f"task(concurrency={concurrency!r}) must be None or 1 or more")
+        raise InvalidSetting(f"task({concurrency!r} at once) must be None or an int of 1 or more")
     if on_failure not in ("hold", "delete"):
         raise InvalidSetting(f"task(on_failure={on_failure!r}) must be 'hold' or 'delete'")

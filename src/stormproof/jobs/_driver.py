@@ -10,11 +10,15 @@ from pgqueuer.domain.models import TableChangedEvent, utc_now
 from pgqueuer.domain.settings import db_settings
 from pgqueuer.ports.driver import NotifyCallback
 
+from stormproof._core.deadline import bounded
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 Rows: TypeAlias = list[dict[str, Any]]
+
+_PATIENCE = 10.0
 
 _NUMBERED = re.compile(r"\$(\d+)")
 
@@ -78,7 +82,11 @@ class LocalDriver:
 
 
 class EngineDriver(LocalDriver):
-    """Runs the engine's SQL, each statement committed by itself, on connections of a pool."""
+    """Runs the engine's SQL, each statement committed by itself, on connections of a pool.
+
+    Each has 10 s, or what the deadline leaves: a server that went silent must not hold the
+    worker for as long as TCP waits.
+    """
 
     def __init__(self, engine: "AsyncEngine") -> None:
         super().__init__()
@@ -86,13 +94,13 @@ class EngineDriver(LocalDriver):
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         """Run one statement and return its rows."""
-        async with self._engine.connect() as connection:
+        async with asyncio.timeout(bounded(_PATIENCE)), self._engine.connect() as connection:
             rows: Rows = await connection.run_sync(fetch, query, args)
             return rows
 
     async def execute(self, query: str, *args: object) -> str:
         """Run one statement."""
-        async with self._engine.connect() as connection:
+        async with asyncio.timeout(bounded(_PATIENCE)), self._engine.connect() as connection:
             await connection.run_sync(run, query, args)
         return ""
 
@@ -110,8 +118,9 @@ class ConnectionDriver(LocalDriver):
         return rows
 
     async def execute(self, query: str, *args: object) -> str:
-        """Run one statement."""
-        await self._connection.run_sync(run, query, args)
+        """Run one statement; on a connection that was cut none: its locks are gone with it."""
+        if not self._connection.invalidated:
+            await self._connection.run_sync(run, query, args)
         return ""
 
 

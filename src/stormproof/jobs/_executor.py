@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import copy_context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,11 @@ from pgqueuer.domain.models import Job as PickedJob
 
 from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
+from stormproof._core.events import JobFailed
 from stormproof.errors import JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
 
 from ._job import Job, current
+from ._trace import processing
 
 if TYPE_CHECKING:
     from ._task import JobTask
@@ -38,11 +41,11 @@ class JobExecutor(AbstractEntrypointExecutor):
     for a job that somebody has cancelled.
     """
 
-    def __init__(self, task: "JobTask[Any]", worker: "Worker") -> None:
+    def __init__(self, task: "JobTask[Any]", worker: "Worker", limit: int) -> None:
         super().__init__(
             EntrypointExecutorParameters(
                 func=task.function,
-                concurrency_limit=task.concurrency or 0,
+                concurrency_limit=limit,
                 on_failure=task.on_failure,
             )
         )
@@ -55,27 +58,41 @@ class JobExecutor(AbstractEntrypointExecutor):
             self._worker.store.leases.handed_back.add(job.id)
             raise HandedBack(reason="the service shuts down")
         try:
-            await self._start(job, context)
-        except (*_NEVER_AGAIN, RetryRequested):
+            with processing(self._task.name, job):
+                await self._start(job, context)
+        except RetryRequested:
+            raise
+        except _NEVER_AGAIN as error:
+            self._tell_failure(job, error)
             raise
         except LeaseLost as error:
             self._worker.note(job.id, "lost its lease", error)
         except Exception as error:
+            if job.id in self._worker.store.leases.handed_back:
+                raise HandedBack(reason="the service shuts down") from error
             if job.attempts > self._task.retries:
+                self._tell_failure(job, error)
                 raise
             delay = self._task.pause(job.attempts, random.random())
             self._worker.retried += 1
             raise RetryRequested(timedelta(seconds=delay), reason=repr(error)) from error
 
+    def _tell_failure(self, job: PickedJob, error: Exception) -> None:
+        is_held = self._task.on_failure == "hold"
+        self._worker.events.emit(
+            JobFailed(self._task.name, job.id, repr(error), job.attempts, is_held)
+        )
+
     async def _start(self, job: PickedJob, context: Context) -> None:
         await self._check_starts(job)
         arguments = self._task.arguments.load(job.payload)
         running = Job(
-            job.id, str(job.entrypoint), job.attempts, self._worker.store, self._worker.outcomes
-        )
+            job.id, self._task.name, job.attempts, job.created,
+            self._worker.store, self._worker.outcomes,
+        )  # fmt: skip
         inner = asyncio.create_task(
             self._call(running, arguments),
-            name=f"job {job.entrypoint} {job.id}",
+            name=f"job {self._task.name} {job.id}",
             context=copy_context(),
         )
         self._worker.running[job.id] = inner
@@ -89,7 +106,7 @@ class JobExecutor(AbstractEntrypointExecutor):
             return
         if job.id in self._worker.store.leases.handed_back and inner.cancelled():
             raise HandedBack(reason="the service shuts down")
-        inner.result()
+        _raise_failure_of(inner)
 
     async def _is_stored_as_done(self, inner: "asyncio.Task[None]", job: PickedJob) -> bool:
         """Whether the session of `once` has committed; what failed after that is told."""
@@ -119,7 +136,7 @@ class JobExecutor(AbstractEntrypointExecutor):
         await asyncio.wait((inner,), timeout=_CLEAN_UP)
         if not context.cancellation.cancel_called:
             raise JobTimeout(
-                f"job {job.id} ({job.entrypoint}) was not done within its timeout of "
+                f"job {job.id} ({self._task.name}) was not done within its timeout of "
                 f"{self._task.timeout} s; give it longer, or make it do less"
             )
 
@@ -127,7 +144,7 @@ class JobExecutor(AbstractEntrypointExecutor):
         current.set(job)
         timeout = self._task.timeout
         deadline = None if timeout is None else Deadline(MONOTONIC.now() + timeout)
-        with in_force(deadline):
+        with in_force(deadline), _exit_as_failure():
             async with AsyncExitStack() as stack:
                 arguments.update(await self._task.inject(stack))
                 arguments.update(dict.fromkeys(self._task.arguments.wants_job, job))
@@ -143,6 +160,24 @@ class JobExecutor(AbstractEntrypointExecutor):
         said = (await self._worker.outcomes.of(job.id)).message
         words = f"{said}; {words}" if said else words
         raise JobCrashed(
-            f"job {job.id} ({job.entrypoint}) was started {job.attempts - 1} times, and none of "
+            f"job {job.id} ({self._task.name}) was started {job.attempts - 1} times, and none of "
             f"its starts has ended; its last words: {words or 'none'}"
         )
+
+
+@contextmanager
+def _exit_as_failure() -> Iterator[None]:
+    """Let a job that calls `sys.exit()` fail: asyncio would end the loop, and so the server."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"it ended by itself with {error!r}") from error
+
+
+def _raise_failure_of(inner: "asyncio.Task[None]") -> None:
+    """Raise what a job has raised, as an Exception: the engine forgets jobs that end otherwise."""
+    error = asyncio.CancelledError() if inner.cancelled() else inner.exception()
+    if isinstance(error, Exception):
+        raise error
+    if error is not None:
+        raise RuntimeError(f"it ended by itself with {error!r}") from error

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
+from zlib import crc32
 
 from pydantic_core import from_json
 
@@ -29,12 +30,31 @@ OnFailure: TypeAlias = Literal["hold", "delete"]
 """What becomes of a job that failed for good: it is held, or deleted with its words in the log."""
 
 
+SHARDS = 64
+"""How many lines a task with a limit for each group has; stored jobs name them, so it stays."""
+
+
+def line_of(task: str, group: str) -> str:
+    """Return the line of a task that the jobs of `group` wait in, always the same one."""
+    return f"{task}#{crc32(group.encode()) % SHARDS}"
+
+
+def lines_of(task: str) -> list[str]:
+    """Return all lines of a task."""
+    return [f"{task}#{shard}" for shard in range(SHARDS)]
+
+
+def task_of(line: str) -> str:
+    """Return the task whose line it is, or which it is."""
+    return line.partition("#")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job to be stored.
 
     Attributes:
-        task: The name of its task.
+        task: The name of its task, or of one of its lines.
         payload: Its arguments.
         key: What no other job may have while this one is queued or running, or None.
         delay: Seconds before it may start, 0 or more.

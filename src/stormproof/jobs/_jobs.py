@@ -2,21 +2,26 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 
 from sqlalchemy import event
 
+from stormproof._core.events import Events
 from stormproof._core.lifecycle import Lifecycle, Loss
+from stormproof._core.primitives import register
 from stormproof.errors import InvalidArguments, InvalidSetting, NotStarted
 
 from ._cron import Cron
 from ._declare import Declarations
-from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob
+from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob, task_of
+from ._forward import Forwarding
 from ._handover import UnfinishedTask
 from ._outcomes import JobOutcome, Outcomes
 from ._store import JobsDatabase, Store
 from ._task import JobTask
+from ._trace import sending
 from ._worker import Worker
 
 if TYPE_CHECKING:
@@ -29,9 +34,11 @@ Solve: TypeAlias = Callable[[JobTask[Any], AsyncExitStack], Awaitable[dict[str, 
 
 
 _STALE_AFTER = 10.0
+_HELD_SHOWN = 50
+_LONGEST_DELAY = 3_660 * 86_400.0
 
 
-class Jobs(Declarations):
+class Jobs(Declarations, Forwarding):
     """Durable jobs in the service's own database: no queue server, no extra process.
 
     A part of the service: give it to `install` behind its database. In a script or a test,
@@ -81,6 +88,7 @@ class Jobs(Declarations):
         self._stale_after = stale_after
         self._create_tables = create_tables
         self._keep = keep * 86_400
+        register("jobs", self)
         self._outcomes = Outcomes(database.session, self._keep)
         self._solve: Solve | None = None
         self._store: Store | None = None
@@ -93,6 +101,11 @@ class Jobs(Declarations):
 
     async def open(self, lifecycle: Lifecycle | None = None) -> None:
         """Create missing tables, take the jobs of dead processes back, and begin to run.
+
+        To be declared before: a worker runs the tasks that were known when it was opened.
+
+        Args:
+            lifecycle: Whose events get `JobFailed`; None: alone.
 
         Raises:
             DatabaseUnavailable: The database cannot be used.
@@ -109,6 +122,7 @@ class Jobs(Declarations):
                     poll=self._poll,
                     stale_after=self._stale_after,
                     outcomes=self._outcomes,
+                    events=Events() if lifecycle is None else lifecycle.events,
                     services=self._services(),
                 )
                 await self._worker.start()
@@ -182,6 +196,28 @@ class Jobs(Declarations):
                 self._worker.cancel(job_id)
         return count
 
+    async def overview(self) -> dict[str, Any]:
+        """Return what an operator wants to see, as JSON: counts, held jobs, unknown tasks.
+
+        Of each task: `queued` (could start), `delayed`, `running`, `held`, and `oldest_waiting`,
+        the seconds for which the first of the queued ones could have started. `unknown`: tasks
+        that have jobs and no function here; without one anywhere, they wait for ever.
+
+        The admin listener of `stormproof serve` shows it at `/jobs`. Waits for the database.
+        """
+        store = self._opened()
+        counts = {row.pop("of_task"): row for row in await store.counts()}
+        return {
+            "name": self._name,
+            "here": asdict(self.statistics()),
+            "tasks": counts,
+            "unknown": sorted(set(counts) - set(self._tasks)),
+            "held": [
+                {**asdict(job), "created_at": job.created_at.isoformat()}
+                for job in await store.held(_HELD_SHOWN)
+            ],
+        }
+
     def wake(self) -> None:
         """Look for jobs now; enqueueing does it by itself."""
         if self._worker is not None:
@@ -190,12 +226,16 @@ class Jobs(Declarations):
     async def store_jobs(self, session: "AsyncSession", jobs: Sequence[NewJob]) -> list[JobHandle]:
         """Store jobs in the session's transaction, and look for them once it has committed."""
         for job in jobs:
-            if not job.delay >= 0:
-                raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s or more")
-        stored = await self._opened().enqueue(session, jobs)
+            if not 0 <= job.delay <= _LONGEST_DELAY:
+                raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s to ten years")
+        if not jobs:
+            return []
+        with sending(jobs) as on_their_way:
+            stored = await self._opened().enqueue(session, on_their_way.jobs)
+            on_their_way.stored([job_id for job_id, _ in stored])
         self._wake_after_commit(session)
         return [
-            JobHandle(job_id, job.task, is_new)
+            JobHandle(job_id, task_of(job.task), is_new)
             for job, (job_id, is_new) in zip(jobs, stored, strict=True)
         ]
 

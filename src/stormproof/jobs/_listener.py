@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
 _PAUSE = 0.5
 _LOOK_EVERY = 5.0
+_ASK_EVERY = 20.0
+"""Seconds after which it asks the server whether it is still there: silence sounds like peace."""
+
+_PATIENCE = 5.0
 
 _log = logging.getLogger("stormproof")
 
@@ -86,14 +91,21 @@ class Listener:
         driver.add_termination_listener(lambda _: lost.set())
         await driver.add_listener(self._channel, heard)
         self._wake()
-        await lost.wait()
+        while not lost.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(lost.wait(), _ASK_EVERY)
+            await asyncio.wait_for(driver.execute("SELECT 1"), _PATIENCE)
 
     async def _with_psycopg(self, driver: Any) -> None:
         await driver.execute(f'LISTEN "{self._channel}"')
         self._wake()
+        asked_at = time.monotonic()
         while True:
             async for notice in driver.notifies(timeout=_LOOK_EVERY, stop_after=1):
                 self._hear(notice.payload)
+            if time.monotonic() - asked_at >= _ASK_EVERY:
+                await asyncio.wait_for(driver.execute("SELECT 1"), _PATIENCE)
+                asked_at = time.monotonic()
 
     def _hear(self, notice: str) -> None:
         try:

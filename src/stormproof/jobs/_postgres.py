@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from ._beat_postgres import PostgresBeat
 from ._driver import ConnectionDriver, EngineDriver, SessionDriver, changed_notice
-from ._facts import STATES, End, HeldJob, JobState, NewJob, told
+from ._facts import STATES, End, HeldJob, JobState, NewJob, task_of, told
 from ._listener import Listener
 from ._postgres_sql import Statements
 from ._store import Beat, JobsDatabase, Store
@@ -60,8 +60,10 @@ class PostgresStore(Store):
                         await driver.execute(statement)
                 for statement in self._sql.create:
                     await driver.execute(statement)
-            finally:
                 await connection.execute(text(f"SELECT pg_advisory_unlock({_INSTALL_LOCK})"))
+            except BaseException:
+                await connection.invalidate()  # the lock is the connection's, and ends with it
+                raise
 
     async def open(self, wake: Callable[[], None], cancel: Callable[[int], None]) -> None:
         """Listen for what other processes enqueue and cancel."""
@@ -193,11 +195,15 @@ class PostgresStore(Store):
         found = await self._queries.job_status([JobId(job_id) for job_id in ids])
         return {job_id: STATES[status] for job_id, status in found}
 
+    async def counts(self) -> list[dict[str, Any]]:
+        """Return how many jobs of each task stand where."""
+        return await self._fetch(self._sql.counts)
+
     async def held(self, limit: int) -> list[HeldJob]:
         """Return the held jobs, the latest first."""
         return [
             HeldJob(
-                row["id"], row["entrypoint"], row["attempts"], row["created"],
+                row["id"], task_of(row["entrypoint"]), row["attempts"], row["created"],
                 told(row["traceback"]),
             )
             for row in await self._fetch(self._sql.held, limit)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from . import _sqlite_sql as sql
 from ._beat_sqlite import SqliteBeat
-from ._facts import STATES, End, HeldJob, JobState, NewJob, told
+from ._facts import STATES, End, HeldJob, JobState, NewJob, task_of, told
 from ._sqlite_file import Rows, Run, SqliteFile
 from ._store import Beat, JobsDatabase, Store
 
@@ -244,12 +244,17 @@ class SqliteStore(Store):
         rows = await self._file.read(lambda run: run(sql.states(len(ids)), (*ids, *ids)))
         return {row["id"]: STATES[row["status"]] for row in rows}
 
+    async def counts(self) -> list[dict[str, Any]]:
+        """Return how many jobs of each task stand where."""
+        now = time.time()
+        return [dict(row) for row in await self._file.read(lambda run: run(sql.COUNTS, (now,) * 3))]
+
     async def held(self, limit: int) -> list[HeldJob]:
         """Return the held jobs, the latest first."""
         return [
             HeldJob(
                 row["id"],
-                row["task"],
+                task_of(row["task"]),
                 row["attempts"],
                 datetime.fromtimestamp(row["created"], UTC),
                 told(row["traceback"]),
@@ -320,8 +325,17 @@ def _picked(row: Mapping[str, Any]) -> PickedJob:
         attempts=row["attempts"],
         queue_manager_id=None,
         slot=None,
-        headers=from_json(row["headers"]),
+        headers=_headers(row["headers"]),
     )
+
+
+def _headers(text: str) -> dict[str, Any]:
+    """Read headers; what others have written there must not stop the jobs beside it."""
+    try:
+        headers = from_json(text)
+    except ValueError:
+        return {}
+    return headers if isinstance(headers, dict) else {}
 
 
 def _runner(connection: Connection) -> Run:

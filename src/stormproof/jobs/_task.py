@@ -5,7 +5,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
 
-from ._facts import JobHandle, NewJob, OnFailure
+from stormproof.errors import InvalidSetting
+
+from ._facts import JobHandle, NewJob, OnFailure, line_of, lines_of
 from ._payload import Arguments
 
 if TYPE_CHECKING:
@@ -13,7 +15,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-OPTIONS = frozenset({"session", "key", "delay", "priority"})
+_DOUBLINGS = 60  # 2.0 ** 1024 is an error
+
+OPTIONS = frozenset({"session", "key", "group", "delay", "priority"})
 
 
 class Home(Protocol):
@@ -39,7 +43,7 @@ class JobTask(Generic[P]):
         function: The function.
         arguments: What it can be called with.
         retries, backoff, max_backoff, timeout, concurrency, on_failure: As of `task`.
-        max_starts, keep_result: As of `task`.
+        max_starts, keep_result, per_group: As of `task`.
     """
 
     jobs: Home
@@ -51,6 +55,7 @@ class JobTask(Generic[P]):
     max_backoff: float
     timeout: float | None
     concurrency: int | None
+    per_group: int | None
     on_failure: OnFailure
     max_starts: int
     keep_result: bool
@@ -65,6 +70,7 @@ class JobTask(Generic[P]):
         /,
         *args: Any,
         key: str | None = None,
+        group: str | None = None,
         delay: float = 0.0,
         priority: int = 0,
         **kwargs: Any,
@@ -78,6 +84,7 @@ class JobTask(Generic[P]):
             session: The caller's unit of work, on the database of these jobs.
             *args: The function's arguments.
             key: No other job with this key is stored while this one is queued or running.
+            group: Whose `per_group` it counts for, as "tenant:7".
             delay: Seconds before it may start, 0 or more.
             priority: Those with a higher one start first.
             **kwargs: The function's keyword arguments.
@@ -86,7 +93,8 @@ class JobTask(Generic[P]):
             InvalidArguments: The function cannot be called with them; nothing is stored.
             InvalidSetting: An option cannot be used.
         """
-        job = NewJob(self.name, self.arguments.dump(*args, **kwargs), key, delay, priority)
+        payload = self.arguments.dump(*args, **kwargs)
+        job = NewJob(self._line(group), payload, key, delay, priority)
         (handle,) = await self.jobs.store_jobs(session, [job])
         return handle
 
@@ -96,6 +104,7 @@ class JobTask(Generic[P]):
         calls: Iterable[Mapping[str, Any]],
         /,
         *,
+        group: str | None = None,
         delay: float = 0.0,
         priority: int = 0,
     ) -> list[JobHandle]:
@@ -104,9 +113,26 @@ class JobTask(Generic[P]):
         On PostgreSQL it is one statement for all.
         """
         jobs = [
-            NewJob(self.name, self.arguments.dump(**call), None, delay, priority) for call in calls
+            NewJob(self._line(group), self.arguments.dump(**call), None, delay, priority)
+            for call in calls
         ]
         return await self.jobs.store_jobs(session, jobs)
+
+    def lines(self) -> dict[str, int]:
+        """Return what its jobs are called in the store, and how many of each may run; 0: all."""
+        if self.per_group is None:
+            return {self.name: self.concurrency or 0}
+        return {self.name: 0, **dict.fromkeys(lines_of(self.name), self.per_group)}
+
+    def _line(self, group: str | None) -> str:
+        if group is None:
+            return self.name
+        if self.per_group is None:
+            raise InvalidSetting(
+                f"enqueue(group={group!r}) of {self.name!r}, which has no limit for each group; "
+                "declare it with task(per_group=1)"
+            )
+        return line_of(self.name, group)
 
     def pause(self, failures: int, chance: float) -> float:
         """Return the seconds before the next start after `failures` failed ones.
@@ -114,7 +140,7 @@ class JobTask(Generic[P]):
         It doubles each time, up to `max_backoff`, and a random half of it is left out, so that
         jobs that failed together do not come back together. `chance` is in 0 to 1.
         """
-        full = min(self.max_backoff, self.backoff * 2.0 ** (failures - 1))
+        full = min(self.max_backoff, self.backoff * 2.0 ** min(failures - 1, _DOUBLINGS))
         return full * (0.5 + 0.5 * chance)
 
     async def inject(self, stack: AsyncExitStack) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pgqueuer.domain.models import TracebackRecord
 from pgqueuer.domain.types import QueueManagerId
 
 from stormproof._core.clock import MONOTONIC
+from stormproof._core.events import Events
 
 from ._executor import JobExecutor
 from ._facts import JobsStatistics
@@ -44,6 +45,7 @@ class Worker:
         poll: Seconds between two looks when nobody said that there is something.
         stale_after: Seconds without a heartbeat after which a job is taken from its worker.
         outcomes: Where what jobs say of themselves goes.
+        events: Where failures are told.
         services: What runs beside it until the drain.
 
     Attributes:
@@ -60,10 +62,12 @@ class Worker:
         poll: float,
         stale_after: float,
         outcomes: Outcomes,
+        events: Events,
         services: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         self.store = store
         self.outcomes = outcomes
+        self.events = events
         self._services = services
         self.running: dict[int, asyncio.Task[None]] = {}
         self.is_draining = False
@@ -207,7 +211,8 @@ class Worker:
         engine = QueueManager(as_port(self._port))
         engine.queue_manager_id = QueueManagerId(self.store.leases.worker)
         for task in self._tasks.values():
-            engine.register_executor(task.name, JobExecutor(task, self))
+            for line, limit in task.lines().items():
+                engine.register_executor(line, JobExecutor(task, self, limit))
         return engine
 
     def _wake_from_thread(self) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from stormproof.errors import InvalidSetting, PortInUse
 
+from ._jobs import LONGEST_BODY, Ask
+from ._jobs import answer as answer_jobs
 from ._snapshot import WorkerSnapshot
 
 STUCK_AFTER = 1.0
@@ -25,6 +27,7 @@ _JSON = "application/json"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 _Answer = tuple[int, str, str]
+_Answers = Callable[[str, str, bytes, str], _Answer | None]
 
 
 class Snapshots(Protocol):
@@ -50,7 +53,7 @@ def parse_admin(text: str) -> tuple[str, int]:
 
 
 class AdminServer:
-    """Answers GET /livez, /readyz, /metrics and /drain from threads of its own.
+    """Answers GET /livez, /readyz, /metrics, /primitives, /drain and /jobs from its own threads.
 
     It speaks also while the event loop is stuck, which is what it is for. Everything it tells
     is meant for operators: bind it to loopback, or to a network that only they reach.
@@ -59,14 +62,27 @@ class AdminServer:
         snapshots: Where the workers' states come from; called in a thread, for each request.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
+        jobs: Whom to ask about durable jobs.
+        may_change_jobs: Whether POST /jobs/retry and /jobs/cancel do something.
 
     Raises:
         PortInUse: The address cannot be listened on.
     """
 
-    def __init__(self, snapshots: Snapshots, *, host: str = _LOOPBACK, port: int = 0) -> None:
-        def answer(path: str) -> _Answer:
-            return _answer(path, snapshots)
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        *,
+        host: str = _LOOPBACK,
+        port: int = 0,
+        jobs: Ask = lambda _: None,
+        may_change_jobs: bool = False,
+    ) -> None:
+        def answer(method: str, path: str, body: bytes, kind: str) -> _Answer | None:
+            if path.startswith("/jobs"):
+                told = answer_jobs(method, path, body, kind, jobs, may_change=may_change_jobs)
+                return told and (told[0], _JSON, json.dumps(told[1], indent=2) + "\n")
+            return _answer(path, snapshots) if method == "GET" else None
 
         try:
             self._server = _Listener((host, port), answer)
@@ -114,7 +130,7 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], answer: Callable[[str], _Answer]) -> None:
+    def __init__(self, address: tuple[str, int], answer: _Answers) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.answer = answer
         super().__init__(address, _Handler)
@@ -135,18 +151,33 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _IDLE
 
     def do_GET(self) -> None:
-        self._send(*self.server.answer(self.path.partition("?")[0]))
+        self._answer()
 
     def do_HEAD(self) -> None:
         self._refuse()
 
     def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
         self._refuse()
 
-    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST
+    do_DELETE = do_PATCH = do_OPTIONS = do_PUT
 
     def log_message(self, *args: Any) -> None:
         """Nothing: probes are not worth a line."""
+
+    def _answer(self) -> None:
+        length = self.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > LONGEST_BODY:
+            self._send(413, _JSON, json.dumps({"detail": f"at most {LONGEST_BODY} bytes"}))
+            return
+        body, kind = self.rfile.read(int(length)), self.headers.get("content-type", "")
+        told = self.server.answer(self.command, self.path.partition("?")[0], body, kind)
+        if told is None:
+            self._refuse()
+        else:
+            self._send(*told)
 
     def _refuse(self) -> None:
         self._send(405, _JSON, json.dumps({"detail": "the admin listener only answers GET"}))
@@ -178,7 +209,7 @@ def _answer(path: str, snapshots: Snapshots) -> _Answer:
         case "/drain":
             report = rehearsal(snapshots(with_open=True))
             return 200, _JSON, json.dumps(report, indent=2) + "\n"
-    paths = ["/livez", "/readyz", "/metrics", "/primitives", "/drain"]
+    paths = ["/livez", "/readyz", "/metrics", "/primitives", "/drain", "/jobs"]
     return 404, _JSON, json.dumps({"detail": f"no {path} here", "paths": paths})
 
 

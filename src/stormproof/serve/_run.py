@@ -21,6 +21,7 @@ from stormproof.errors import InvalidSetting
 from stormproof.fastapi import install, installed_drain, installed_lifecycle
 
 from ._admin import AdminServer, Snapshots, parse_admin
+from ._jobs import Ask
 from ._limits import ReadLimits, limited_protocol
 from ._listen import addresses_of, open_listeners
 from ._logs import log_phases, set_up_logs
@@ -58,7 +59,9 @@ def serve(app: Any, options: ServeOptions) -> int:
         observer = observer_of(app, options)
         if observer is not None:
             stack.callback(observer.close)
-            stack.enter_context(admin_server(lambda **how: [observer.snapshot(**how)], options))
+            stack.enter_context(
+                admin_server(lambda **how: [observer.snapshot(**how)], options, jobs=observer.jobs)
+            )
         listeners = open_listeners(options)
         stack.callback(log_phases(lifecycle))
         stack.callback(lifecycle.events.subscribe(_Announcer(listeners, options, lifecycle)))
@@ -115,7 +118,7 @@ def observer_of(app: Any, options: ServeOptions) -> Observer | None:
 
 
 @contextmanager
-def admin_server(snapshots: Snapshots, options: ServeOptions) -> Iterator[None]:
+def admin_server(snapshots: Snapshots, options: ServeOptions, *, jobs: Ask) -> Iterator[None]:
     """Answer on the admin listener inside the block, if the options want one.
 
     Raises:
@@ -125,7 +128,10 @@ def admin_server(snapshots: Snapshots, options: ServeOptions) -> Iterator[None]:
         yield
         return
     host, port = parse_admin(options.admin)
-    with AdminServer(snapshots, host=host, port=port) as server:
+    may_change = options.admin_jobs == "change"
+    with AdminServer(
+        snapshots, host=host, port=port, jobs=jobs, may_change_jobs=may_change
+    ) as server:
         _log.info("admin listener on %s", server.url)
         yield
 

@@ -17,6 +17,8 @@ from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.place import innermost_place, waiting_place
 from stormproof._core.primitives import Primitive, primitives
 
+from ._jobs import JobsDesk
+
 BEAT_INTERVAL = 0.1
 """Seconds between two heartbeats of the loop."""
 
@@ -91,6 +93,9 @@ class Observer:
         parts: Its parts; one with a method `rehearse` names its own tasks (a mapping of each
             task to what would be lost of it).
         clock: Where the time is read.
+
+    Attributes:
+        jobs: Answers questions about the jobs of its parts.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Observer:
         self._lifecycle = lifecycle
         self._parts = tuple(parts)
         self._clock = clock
+        self.jobs = JobsDesk(self._parts, lambda: self._loop)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread_id = 0
         self._beat_at = 0.0
