@@ -124,6 +124,7 @@ class JobExecutor(AbstractEntrypointExecutor):
         except asyncio.CancelledError:
             # The engine was stopped by force. A job must not be deleted because of that.
             inner.cancel()
+            self._worker.left_behind.add(inner)
             self._worker.store.leases.abandoned.add(job.id)
             raise HandedBack(reason="the worker was stopped") from None
         if inner.done():
