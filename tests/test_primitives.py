@@ -19,6 +19,8 @@ def made() -> Iterator[object]:
     yield stormproof.RateLimit(5, per=60, name="test-login")
     yield stormproof.Threads(2, name="test reports")
     yield stormproof.Admission(limiter, name="test http")
+    yield stormproof.Upstream(base_url="http://127.0.0.1:9", name="test prices")
+    yield stormproof.Database("sqlite+aiosqlite:///never_opened.db", name="test orders")
 
 
 def known() -> dict[tuple[str, str], Primitive]:
@@ -39,10 +41,12 @@ async def test_all_are_told_with_their_counts_and_none_is_kept_alive() -> None:
         assert list(known()) == [
             ("adaptive", "test quotes"),
             ("admission", "test http"),
+            ("database", "test orders"),
             ("limiter", "test inside"),
             ("limiter", "test search"),
             ("rate", "test-login"),
             ("threads", "test reports"),
+            ("upstream", "test prices"),
         ]
         assert known()["limiter", "test inside"].counts["in_use"] == 1
         assert known()["limiter", "test search"].counts["refusals"] == {"closed": 1}
@@ -64,10 +68,12 @@ def test_it_may_be_asked_from_any_thread_while_others_come_and_go() -> None:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    for _ in range(200):
-        list(made())
-    stopped.set()
-    thread.join()
+    try:
+        for _ in range(20):
+            list(made())
+    finally:
+        stopped.set()
+        thread.join()
     assert failures == []
 
 

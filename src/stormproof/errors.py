@@ -236,7 +236,7 @@ class UpstreamTimeout(StormproofError, TimeoutError):
 
 
 class CircuitOpen(StormproofError):
-    """The circuit breaker of an upstream is open: most calls before this one had failed."""
+    """The circuit breaker of an upstream kept the call back: most calls before had failed."""
 
     code, status, title = "SP503", 503, "Circuit breaker open"
 
@@ -339,6 +339,12 @@ class JobCrashed(StormproofError, RuntimeError):
     """A job was started as often as it may be, and its process died each time; it is held."""
 
     code, title = "SP905", "Job crashed its process"
+
+
+class ForwardFailed(StormproofError, ConnectionError):
+    """A broker did not take the message of a job; the job is tried again with the same id."""
+
+    code, title = "SP910", "Message not forwarded"
 
 
 def problem_headers(error: StormproofError) -> list[tuple[bytes, bytes]]:

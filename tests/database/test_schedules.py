@@ -2,10 +2,11 @@
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, select
 from sqlalchemy.exc import IntegrityError
 
 from stormproof.database import Database, DatabaseSession
@@ -39,14 +40,44 @@ class Worker:
     made: int = 0
 
     async def run(self) -> None:
-        try:
-            async with self.database.session() as session:
-                event.listen(session.sync_session, "before_commit", self._begin)
-                for _ in range(self.chance.randrange(1, 7)):
-                    await self._step(session)
-            self.account.acknowledged |= self.planned
-        except (Refusal, CommitFailed):
-            pass
+        kinds = (self._unit, self._unit, self._transaction, self._autocommit, self._read)
+        with suppress(Refusal, CommitFailed):
+            await self.chance.choice(kinds)()
+
+    async def _unit(self) -> None:
+        async with self.database.session() as session:
+            await self._steps(session)
+        self.account.acknowledged |= self.planned
+
+    async def _transaction(self) -> None:
+        @self.database.transaction(retries=3)
+        async def work(session: DatabaseSession) -> None:
+            self.planned = set()  # a try before this one has stored nothing
+            await self._steps(session)
+
+        await work()
+        self.account.acknowledged |= self.planned
+
+    async def _autocommit(self) -> None:
+        async with self.database.autocommit() as session:
+            event.listen(session.sync_session, "before_commit", self._begin)
+            for _ in range(self.chance.randrange(1, 7)):
+                self._add(session)
+                await session.flush()
+                self.account.acknowledged |= self.planned
+                self.planned = set()
+
+    async def _read(self) -> None:
+        async with self.database.read_session() as session:
+            for _ in range(3):
+                await session.release()
+                before = set(self.account.acknowledged)
+                assert before <= set(await session.scalars(select(Item.name)))
+
+    async def _steps(self, session: DatabaseSession) -> None:
+        event.listen(session.sync_session, "before_commit", self._begin)
+        for _ in range(self.chance.randrange(1, 7)):
+            await self._step(session)
 
     def _begin(self, _: object) -> None:
         self.account.begun |= self.planned

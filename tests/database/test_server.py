@@ -42,6 +42,7 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_silent = False
         self.cuts_answers = False
@@ -61,12 +62,25 @@ class Relay:
             writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def say_goodbye(self) -> None:
+        """Send each client what a server that is killed says last; its sockets stay open."""
+        self.is_silent = True
+        words = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+        for client in self._clients:
+            client.write(b"E" + (len(words) + 4).to_bytes(4) + words)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        server_reader, server_writer = await asyncio.open_connection(*self._target)
+        try:
+            server_reader, server_writer = await asyncio.open_connection(*self._target)
+        except OSError:  # the server is down, and who comes has to see it
+            writer.transport.abort()
+            self._tasks.discard(task)
+            return
         self._writers |= {writer, server_writer}
+        self._clients.add(writer)
         try:
             await asyncio.gather(
                 self._pipe(reader, server_writer),
@@ -74,6 +88,7 @@ class Relay:
             )
         finally:
             self._writers -= {writer, server_writer}
+            self._clients.discard(writer)
             self._tasks.discard(task)
 
     async def _pipe(
@@ -147,6 +162,28 @@ async def test_a_connection_that_dies_before_the_commit_says_that_nothing_is_sto
             await cut_all_connections(driver_url)
     assert (type(caught.value), caught.value.retry_after) == (DatabaseUnavailable, 1)
     assert await names(database) == []
+
+
+async def test_a_server_that_says_goodbye_is_unavailable_before_its_socket_ends(
+    postgres_database: str,
+) -> None:
+    """asyncpg refuses what is sent in between by an error that is none of the database's."""
+    relay = Relay(postgres_database)
+    await relay.start()
+    database = Database(relay.url, pool_size=1, max_overflow=0, unready_after=None)
+    async with database:
+        for is_committing in (False, True):
+            with pytest.raises(DatabaseUnavailable):
+                async with asyncio.timeout(20), database.session() as session:
+                    await session.execute(text("SELECT 1"))
+                    relay.say_goodbye()
+                    await asyncio.sleep(0.05)  # until the driver has read it
+                    if not is_committing:
+                        await session.execute(text("SELECT 1"))
+            relay.is_silent = False
+        assert database.statistics().in_use == 0
+        await work(database)
+    await relay.stop()
 
 
 async def test_a_commit_whose_answer_is_lost_says_that_it_is_unknown(relay: Relay) -> None:

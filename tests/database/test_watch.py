@@ -5,6 +5,8 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -24,12 +26,15 @@ __all__ = ("relay",)  # a fixture
 async def opened(
     url: str, lifecycle: Lifecycle, **options: float | None
 ) -> AsyncIterator[Database]:
-    database = Database(url, pool_size=1, max_overflow=1, max_wait=0.2, **options)  # type: ignore[arg-type]
-    await database.open(lifecycle)
-    try:
-        yield database
-    finally:
-        await database.close()
+    """A database that is looked at twenty times a second."""
+    settings: dict[str, Any] = {"unready_after": 0.1, "max_wait": 0.2, **options}
+    database = Database(url, pool_size=1, max_overflow=1, **settings)
+    with patch.multiple("stormproof.database._watch", _LOOK_EVERY=0.05, _LOOK_AGAIN=0.05):
+        await database.open(lifecycle)
+        try:
+            yield database
+        finally:
+            await database.close()
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ async def test_a_full_pool_whose_connections_come_free_is_ready(
     database: Database, lifecycle: Lifecycle
 ) -> None:
     """As many callers as it has connections, and more: busy is not broken."""
-    give_up_at = time.monotonic() + 3.2
+    give_up_at = time.monotonic() + 0.5
     heard: list[Event] = []
     lifecycle.events.subscribe(heard.append)
 
@@ -69,7 +74,7 @@ async def test_a_full_pool_whose_connections_come_free_is_ready(
         while time.monotonic() < give_up_at:
             async with database.read_session() as session:
                 await count(session)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.01)
 
     await asyncio.gather(*(caller() for _ in range(4)))
     assert not [event for event in heard if isinstance(event, ReadinessLost)]

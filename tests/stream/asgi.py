@@ -43,5 +43,6 @@ def scope(lifecycle: Lifecycle | None = None) -> Scope:
         "type": "http",
         "method": "GET",
         "path": "/events",
+        "headers": [],
         LIFECYCLE_KEY: lifecycle or Lifecycle(),
     }

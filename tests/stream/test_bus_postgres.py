@@ -231,6 +231,25 @@ async def test_a_standby_that_lacked_the_newest_is_a_gap_for_those_alone_who_wer
         assert data(behind) == [str(n) for n in range(6, 15)]
 
 
+async def test_an_outbox_that_has_gathered_much_is_moved_in_parts_and_comes_first(
+    url: str,
+) -> None:
+    many = 9_000
+    async with opened(url, url, keep=many // 2, timeout=10.0) as (reader, publisher):
+        start = await reader.tail()
+        await run(
+            url,
+            f"INSERT INTO {LOG}_outbox (topic, data) "
+            f"SELECT 't', number FROM generate_series(1, {many}) AS number",
+        )
+        position = await publisher.append(Entry("t", "last"))
+        assert position.offset == many + 1
+        with pytest.raises(HistoryLost):
+            await reader.read(start, limit=5, wait=5)
+        after = Position(start.epoch, many - 2)
+        assert data(await reader.read(after, limit=5, wait=0)) == [str(many - 1), str(many), "last"]
+
+
 async def test_entries_older_than_max_age_are_deleted_when_something_is_published(
     url: str,
 ) -> None:

@@ -1,10 +1,13 @@
 """Exports that are resumed: real sockets, a real disk."""
 
 import asyncio
+import gc
 import json
 import os
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,15 @@ import pytest
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
+import stormproof
 from stormproof._core.lifecycle import Lifecycle
 from stormproof.errors import InvalidSetting, StormproofError
 from stormproof.fastapi._problems import as_problem
 from stormproof.stream import Exports
 from stormproof.stream._ranges import asked_range
+from stormproof.stream._shelf import Shelf
+from stormproof.stream._spool import Disk, Spool
+from tests.faults.in_process import serving as serving_app
 from tests.harness import Stream, request, until
 
 from .asgi import Server, scope
@@ -305,6 +312,30 @@ async def test_what_nobody_reads_is_given_up_at_its_age_though_it_is_not_written
         assert not exports._writers
 
 
+async def test_request_is_not_kept_for_as_long_as_its_export() -> None:
+    """A timer holds the context that it was set in, and that of a request holds the request."""
+
+    class Request:
+        pass
+
+    variable: ContextVar[Request] = ContextVar("variable")
+    disk = Disk()
+    shelf = Shelf(max_bytes=1, max_spools=1, keep=600.0, on_removed=lambda spool: None)
+
+    def put() -> "weakref.ref[Request]":
+        request = Request()
+        variable.set(request)
+        shelf.put("a", Spool(disk, media_type="", now=asyncio.get_running_loop().time()))
+        return weakref.ref(request)
+
+    kept = copy_context().run(put)
+    gc.collect()
+    assert kept() is None
+    assert len(list(shelf.of("a"))) == 1
+    shelf.close()
+    await disk.close()
+
+
 async def test_drain_gives_up_what_nobody_reads_and_loses_nothing() -> None:
     source = Source()
     source.pause_at = 2_000
@@ -321,9 +352,34 @@ async def test_drain_gives_up_what_nobody_reads_and_loses_nothing() -> None:
         assert (answer.status, json.loads(answer.body)["code"]) == (500, "SP106")
 
 
+async def test_shutdown_finishes_what_is_read_and_gives_up_what_is_not() -> None:
+    read, unread = Source(), Source()
+    read.pause_at = unread.pause_at = 2_000
+    exports = Exports()
+    app = FastAPI()
+    stormproof.install(app, exports, prestop=0, grace=5)
+
+    @app.get("/{key}")
+    async def export(key: str) -> Any:
+        return exports.response(key, read if key == "read" else unread)
+
+    async with serving_app(app) as (server, port):
+        async with Stream(port, "/unread") as stream:
+            stream.abort()
+        async with Stream(port, "/read") as stream:
+            body = await anext(stream)
+            server.should_exit = True
+            read.go_on.set()
+            async for chunk in stream:
+                body += chunk
+            assert (stream.ended, body) == ("complete", BODY)
+    assert (read.closed, unread.closed) == (1, 1)
+    assert exports._disk is None
+
+
 async def test_cancelled_at_any_tick_leaves_the_part_whole() -> None:
     async with opened() as exports:
-        for ticks in range(0, 60, 3):
+        for ticks in range(40):
             source = Source(lines=500)
             server = Server()
             response = exports.response(ticks, source)
@@ -332,6 +388,7 @@ async def test_cancelled_at_any_tick_leaves_the_part_whole() -> None:
                 await asyncio.sleep(0)
             running.cancel()
             await asyncio.wait([running])
+            assert running.cancelled() or (running.exception() is None and server.is_complete)
             await until(lambda: not exports._writers)
             assert all(not spool.readers for spool in exports._shelf.of(ticks))
             assert source.closed == source.began

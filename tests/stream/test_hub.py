@@ -581,6 +581,23 @@ async def test_client_that_waits_for_its_history_is_kept_alive_and_may_leave(
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_client_that_waits_for_its_history_ends_when_the_hub_is_closed() -> None:
+    bus = BrittleBus()
+    hub = Hub(bus, replay=1)
+    await hub.open()
+    client = Client(hub)
+    client.last_id = str(await bus.tail())
+    await publish(hub, *"abc")
+    await settle()
+    bus.cut()
+    task = client.connect(resumes=True)
+    await settle()
+    await hub.close()
+    await task
+    assert client.names == ["drain"]
+    assert client.is_complete
+
+
 async def test_store_that_is_made_anew_is_told_to_all_also_to_the_slow() -> None:
     bus = BrittleBus()
     hub = Hub(bus)

@@ -49,6 +49,19 @@ async def test_what_is_sent_while_a_send_waits_comes_after_it_and_in_order() -> 
     assert not sender.is_sending
 
 
+async def test_what_is_written_while_the_start_waits_comes_after_the_first_chunk() -> None:
+    wire = Wire()
+    sender = sender_of(wire.send)
+    wire.is_open.clear()
+    first = asyncio.create_task(sender.write(b"1"))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(sender.write(b"2"))
+    await asyncio.sleep(0)
+    wire.is_open.set()
+    await asyncio.gather(first, second)
+    assert wire.out == [b"start", b"1", b"2"]
+
+
 async def test_cancelled_send_cleans_up_where_it_waits_and_lets_the_next_one_go() -> None:
     for ticks in range(1, 6):
         wire = Wire()

@@ -9,7 +9,9 @@ from stormproof.upstream._aiohttp import AiohttpTransport
 
 from .servers import Peer, peer
 
-ON_BOTH_LOOPS = frozenset(("test_all_together", "test_network", "test_upstream"))
+ON_BOTH_LOOPS = frozenset(
+    ("test_all_together", "test_dying", "test_network", "test_stream", "test_upstream")
+)
 """The modules whose promises are about sockets; the others are of one loop or of virtual time."""
 
 # libuv keeps a pipe for the life of the process once a loop was made; it is no test's leak.

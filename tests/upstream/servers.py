@@ -16,6 +16,7 @@ class Peer:
     port: int = 0
     requests: list[str] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
     open_connections: int = 0
 
     def url(self, path: str) -> str:
@@ -54,8 +55,22 @@ class Peer:
             case "/hang":
                 await reader.read(1)  # until the client leaves
                 return False
+            case "/half":
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf")
+                await reader.read(1)
+                return False
             case "/unread":
                 await asyncio.sleep(60)
+            case "/pieces":
+                writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+                leaving = asyncio.ensure_future(reader.read(1))
+                releasing = asyncio.ensure_future(self.released.wait())
+                await asyncio.wait((leaving, releasing), return_when=asyncio.FIRST_COMPLETED)
+                for waiting in (leaving, releasing):
+                    waiting.cancel()
+                await asyncio.wait((leaving, releasing))
+                writer.write(b"3\r\ntwo\r\n0\r\n\r\n")
+                return self.released.is_set()
             case "/big":
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3000000\r\n\r\n")
                 writer.write(b"x" * 3_000_000)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stormproof._core.events import CircuitChanged, Event, Events
 from stormproof._core.lifecycle import Lifecycle
+from stormproof._core.primitives import primitives
 from stormproof.errors import (
     CircuitOpen,
     InvalidSetting,
@@ -49,6 +50,15 @@ def test_it_opens_at_the_failure_rate_and_answers_at_once(breaker: CircuitBreake
     assert (caught.value.status, caught.value.code) == (503, "SP503")
     assert caught.value.retry_after == pytest.approx(5.0)
     assert breaker.refused == 1
+
+
+def test_upstreams_and_breakers_are_told_with_their_counts(breaker: CircuitBreaker) -> None:
+    end(breaker, True, False)
+    upstream = Upstream(name="test-prices", breaker=breaker)
+    told = {(one.kind, one.name): one.counts for one in primitives()}
+    counts = {"circuit": "closed", "in_flight": 0, "refused": 0, "ended": 2, "failed": 1}
+    assert told["breaker", "prices"] == counts
+    assert told["upstream", upstream.name]["circuit"] == "closed"
 
 
 def test_few_calls_do_not_open_it(breaker: CircuitBreaker) -> None:

@@ -125,6 +125,21 @@ def test_spent_budget_means_no_hedge_and_is_counted() -> None:
     play(script, main, hedge=HEDGE, budget=Budget(0.0, minimum=0, clock=LoopClock()))
 
 
+def test_last_of_the_budget_is_kept_for_the_slowest() -> None:
+    """Four hedges: three go to calls of 0.3 s, a fourth such call is not late enough for one."""
+    script = Script([*USUAL * 5, *[Step(200, delay=0.3)] * 7, Step(200, delay=9.0), Step(201)])
+
+    async def main(upstream: Upstream) -> None:
+        for _ in range(5):
+            await warm(upstream)
+        for hedges in (1, 2, 3, 3):
+            await upstream.get("/")
+            assert upstream.statistics().hedges == hedges
+        assert (await upstream.get("/")).status_code == 201
+
+    play(script, main, hedge=HEDGE, budget=Budget(0.0, minimum=4, clock=LoopClock()))
+
+
 def test_slow_upstream_is_not_hedged_more_and_more() -> None:
     """All calls turn from 0.1 s to 5 s: given up ones count, so that 5 s becomes usual."""
     script = Script([*USUAL, Step(200, delay=5.0)])
@@ -221,8 +236,8 @@ async def test_connection_of_the_loser_is_closed(upstream: Upstream, server: Pee
         client=upstream.client, hedge=Hedge(min_delay=0.05, min_calls=1), budget=Budget(1.0)
     )
     async with hedged:
-        await hedged.get("/ok")
-        answer = await hedged.get("/hang-once")
+        await hedged.get("/ok", operation="get")
+        answer = await hedged.get("/hang-once", operation="get")
         assert answer.json() == {"path": "/hang-once"}
         assert hedged.statistics().hedges_won == 1
         await until(lambda: server.open_connections == 1)

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from stormproof.errors import UpstreamFailed, UpstreamTimeout
-from stormproof.upstream import Upstream, _network
+from stormproof.upstream import Upstream, _addresses
 from tests.harness import free_port, scripted_server, until
 from tests.serve.certificates import make_certificate
 
@@ -121,14 +121,16 @@ async def test_timeouts_of_the_client_itself_hold_on_this_network(server: Peer) 
 async def test_connection_that_was_closed_while_the_loop_stood_still_is_not_used_again() -> None:
     """Only the kernel knows of the close by then."""
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(10.0)
     closed = threading.Semaphore(0)
 
     def serve() -> None:
-        for _ in range(2):
-            with listener.accept()[0] as connection:
-                connection.recv(10_000)
-                connection.sendall(b"HTTP/1.1 204 No\r\n\r\n")
-            closed.release()
+        with listener, contextlib.suppress(OSError):
+            for _ in range(2):
+                with listener.accept()[0] as connection:
+                    connection.recv(10_000)
+                    connection.sendall(b"HTTP/1.1 204 No\r\n\r\n")
+                closed.release()
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -138,7 +140,6 @@ async def test_connection_that_was_closed_while_the_loop_stood_still_is_not_used
             assert closed.acquire(timeout=10)  # it blocks the loop on purpose
         assert upstream.statistics().connections_opened == 2
     thread.join()
-    listener.close()
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def with_addresses(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     async def resolved(host: str, port: int) -> tuple[str, ...]:
         return addresses
 
-    monkeypatch.setattr(_network, "_addresses", resolved)
+    monkeypatch.setattr(_addresses, "addresses_of", resolved)
 
 
 async def test_address_that_refuses_and_one_that_is_silent_do_not_keep_the_next_waiting(
@@ -189,7 +190,7 @@ async def test_call_cancelled_while_it_connects_leaves_no_task_and_no_socket(
     server: Peer, monkeypatch: pytest.MonkeyPatch, turns: int
 ) -> None:
     with_addresses(monkeypatch, "127.0.0.2", "127.0.0.1")
-    monkeypatch.setattr(_network, "_HEAD_START", 0.0)
+    monkeypatch.setattr(_addresses, "_HEAD_START", 0.0)
     async with Upstream(base_url=f"http://users.internal:{server.port}") as upstream:
         with black_hole("127.0.0.2", server.port):
             calling = asyncio.create_task(upstream.get("/hang"))
@@ -207,8 +208,8 @@ async def test_addresses_of_both_families_come_in_turns(monkeypatch: pytest.Monk
         return [*v4, (socket.AF_INET6, 1, 6, "", ("fe80::1", 80, 0, 0)), v4[0]]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
-    assert await _network._addresses("a", 80) == ["fe80::1", "10.0.0.1", "10.0.0.2"]
-    assert await _network._addresses("fe80::1%eth0", 80) == ["fe80::1%eth0"]
+    assert await _addresses.addresses_of("a", 80) == ["fe80::1", "10.0.0.1", "10.0.0.2"]
+    assert await _addresses.addresses_of("fe80::1%eth0", 80) == ["fe80::1%eth0"]
 
 
 async def test_proxy_of_the_environment_is_used_and_its_connections_are_counted(

@@ -90,6 +90,17 @@ def test_declared_idempotence_wins_over_the_method() -> None:
     assert len(script.asked_at) == 1
 
 
+def test_idempotency_key_declares_it_and_is_the_same_each_time() -> None:
+    script = Script([DOWN, Step(200)])
+    key = {"Idempotency-Key": "8e03978e"}
+    play(script, lambda upstream: upstream.post("/", headers=key), retry=always(0.1))
+    assert [request.headers["idempotency-key"] for request in script.requests] == ["8e03978e"] * 2
+    script = Script([DOWN])
+    call = {"headers": key, "idempotent": False}
+    play(script, lambda upstream: upstream.post("/", **call), retry=always(0.1))
+    assert len(script.asked_at) == 1
+
+
 def test_body_that_comes_in_pieces_is_sent_once() -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one"

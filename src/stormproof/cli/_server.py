@@ -9,6 +9,7 @@ _SAME_NAME = (
     "ssl_certfile",
     "ssl_keyfile",
     "admin",
+    "admin_jobs",
     "log_format",
 )
 
@@ -30,7 +31,12 @@ def add_server_options(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--admin",
         metavar="[HOST:]PORT",
-        help="answer /livez, /readyz, /metrics and /drain here, from a thread; host: 127.0.0.1",
+        help="answer /livez, /readyz, /metrics, /drain, /jobs here, from a thread; host: 127.0.0.1",
+    )
+    serve.add_argument(
+        "--admin-jobs",
+        choices=["look", "change"],
+        help="whether who reaches it may also retry and cancel durable jobs; default: look",
     )
     serve.add_argument(
         "--log-format", choices=["text", "json"], help="how a line of the log looks; default text"

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from stormproof import errors
 from stormproof._core.events import Event, Events
 from stormproof._core.lifecycle import InFlight, Lifecycle, Loss
+from stormproof._core.primitives import register
 
 from ._access import Access
 from ._autocommit import AutocommitSession
@@ -132,6 +133,7 @@ class Database(Access):
         self._replicas = new_replicas(replicas, self._url, pooling, max_lag=max_lag)
         if self._replicas is not None:
             self._read_engine = new_read_engine(self._engine, self._replicas)
+        register("database", self)
 
     def __repr__(self) -> str:
         return f"Database({self._url.render_as_string(hide_password=True)!r})"

@@ -143,8 +143,11 @@ class GatedPool(AsyncAdaptedQueuePool):
             return True
         try:
             ping.do_ping(adapted)
-        except ping.loaded_dbapi.Error as error:
-            if not ping.is_disconnect(error, adapted, None):
+        except Exception as error:
+            # What is no error of the database is one of the driver's, about its connection.
+            if isinstance(error, ping.loaded_dbapi.Error) and not ping.is_disconnect(
+                error, adapted, None
+            ):
                 raise
             return False
         return True

@@ -9,6 +9,8 @@ from sqlalchemy import Connection
 
 from stormproof._core.deadline import current_deadline, remaining
 
+from ._faults import NotSent
+
 _LEARN = "SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'"
 # It never raises what the transaction has set for itself.
 _RENEW = (
@@ -16,6 +18,9 @@ _RENEW = (
     "WHERE current_setting('statement_timeout') = '0' "
     "OR current_setting('statement_timeout')::interval > interval '{ms} milliseconds'"
 )
+BROKEN = asyncpg.InternalClientError
+"""Raised for what is sent between the server's last word and the end of the socket: not sent."""
+
 _TIGHT = 2.0
 """Seconds left under which each statement's timeout is kept exact."""
 
@@ -71,6 +76,7 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
         """As asyncpg's, but see the class for BEGIN; a COMMIT that rolled back raises.
 
         Raises:
+            NotSent: The server had ended the connection before a COMMIT.
             InFailedSQLTransactionError: An earlier statement had failed. The server answers such
                 a COMMIT with ROLLBACK and without an error, so the loss would be told to nobody.
         """
@@ -83,7 +89,10 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
         return self._committed(executing) if query.startswith("COMMIT") else executing
 
     async def _committed(self, executing: Coroutine[Any, Any, str]) -> str:
-        status = await executing
+        try:
+            status = await executing
+        except BROKEN as error:
+            raise NotSent(str(error)) from error
         if status == "ROLLBACK":
             raise asyncpg.InFailedSQLTransactionError(
                 "an earlier statement failed, and the server rolled everything back"
@@ -122,11 +131,14 @@ def shorten_timeout(connection: Connection) -> None:
     """Before a later statement of a transaction: shorten its timeout when that is due."""
     if current_deadline() is None:
         return
-    adapted = connection.connection.dbapi_connection
+    adapted: Any = connection.connection.dbapi_connection
     driver = None if adapted is None else adapted.driver_connection
     if not isinstance(driver, DeadlineConnection):
         return
     statement = driver.renewal()
-    if statement is not None:
-        assert adapted is not None
+    if statement is None:
+        return
+    try:
         adapted.run_async(lambda raw: raw.fetchval(statement))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        adapted._handle_exception(error)  # raises what SQLAlchemy would for a statement

@@ -42,7 +42,13 @@ database = stormproof.Database(
     os.environ.get("DATABASE_URL", "sqlite+aiosqlite:///stormproof-demo.db")
 )
 neighbours = Neighbours.from_environment()
-upstream = stormproof.Upstream(timeout=5.0)
+upstream = stormproof.Upstream(
+    timeout=5.0,
+    # GETs are sent again when they are refused or slow; both together at most every tenth time.
+    retry=stormproof.Retry(3),
+    hedge=stormproof.Hedge(),
+    budget=stormproof.Budget(0.1),
+)
 tasks = stormproof.Tasks()
 hub = hub_from_environment()
 jobs = stormproof.Jobs(database)

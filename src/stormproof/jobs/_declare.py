@@ -1,4 +1,4 @@
-"""Declarations: which functions are tasks, when they are due, what is forwarded."""
+"""Declarations: which functions are tasks, and when they are due."""
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
@@ -8,8 +8,6 @@ from stormproof.errors import InvalidSetting
 
 from ._cron import Schedule
 from ._facts import OnFailure
-from ._forward import check_target, publish
-from ._job import Job
 from ._payload import Arguments
 from ._task import OPTIONS, Home, JobTask
 
@@ -124,30 +122,6 @@ class Declarations(Home):
             return task
 
         return decorate
-
-    def forward(self, *, to: Any, name: str, **options: Any) -> JobTask[[dict[str, Any]]]:
-        """Return a task that publishes to a broker: the job table is the outbox.
-
-        `await ship.enqueue(session, {"order": 7})` publishes the message once the session has
-        committed, again after a crash, until the broker has taken it.
-
-        Args:
-            to: A task of taskiq or Celery, which is called with the message as its keyword
-                arguments and `job.idempotency_key` as its id; a publisher of FastStream; or an
-                async function of the message and the key.
-            name: What the store calls it.
-            **options: As of `task`.
-
-        Raises:
-            InvalidSetting: Nobody knows how to publish to `to`, or an option cannot be used.
-        """
-        check_target(to)
-
-        async def forward(message: dict[str, Any], job: Job) -> None:
-            await publish(to, message, job)
-
-        task: Any = self.task(name=name, **options)(forward)
-        return task  # type: ignore[no-any-return]
 
 
 def _check(retries: int, concurrency: int | None, on_failure: str) -> None:

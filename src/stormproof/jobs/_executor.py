@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from contextvars import copy_context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,8 @@ class JobExecutor(AbstractEntrypointExecutor):
             self._worker.store.leases.handed_back.add(job.id)
             raise HandedBack(reason="the service shuts down")
         try:
-            await self._start(job, context)
+            with processing(self._task.name, job):
+                await self._start(job, context)
         except RetryRequested:
             raise
         except _NEVER_AGAIN as error:
@@ -86,10 +87,11 @@ class JobExecutor(AbstractEntrypointExecutor):
         await self._check_starts(job)
         arguments = self._task.arguments.load(job.payload)
         running = Job(
-            job.id, self._task.name, job.attempts, self._worker.store, self._worker.outcomes
-        )
+            job.id, self._task.name, job.attempts, job.created,
+            self._worker.store, self._worker.outcomes,
+        )  # fmt: skip
         inner = asyncio.create_task(
-            self._call(running, arguments, job.headers),
+            self._call(running, arguments),
             name=f"job {self._task.name} {job.id}",
             context=copy_context(),
         )
@@ -102,6 +104,8 @@ class JobExecutor(AbstractEntrypointExecutor):
             return
         if context.cancellation.cancel_called:
             return
+        if job.id in self._worker.store.leases.handed_back and inner.cancelled():
+            raise HandedBack(reason="the service shuts down")
         _raise_failure_of(inner)
 
     async def _is_stored_as_done(self, inner: "asyncio.Task[None]", job: PickedJob) -> bool:
@@ -137,13 +141,11 @@ class JobExecutor(AbstractEntrypointExecutor):
                 f"{self._task.timeout} s; give it longer, or make it do less"
             )
 
-    async def _call(
-        self, job: Job, arguments: dict[str, Any], headers: Mapping[str, Any] | None
-    ) -> None:
+    async def _call(self, job: Job, arguments: dict[str, Any]) -> None:
         current.set(job)
         timeout = self._task.timeout
         deadline = None if timeout is None else Deadline(MONOTONIC.now() + timeout)
-        with processing(job.task, job.id, job.start, headers), in_force(deadline):
+        with in_force(deadline), _exit_as_failure():
             async with AsyncExitStack() as stack:
                 arguments.update(await self._task.inject(stack))
                 arguments.update(dict.fromkeys(self._task.arguments.wants_job, job))
@@ -162,6 +164,15 @@ class JobExecutor(AbstractEntrypointExecutor):
             f"job {job.id} ({self._task.name}) was started {job.attempts - 1} times, and none of "
             f"its starts has ended; its last words: {words or 'none'}"
         )
+
+
+@contextmanager
+def _exit_as_failure() -> Iterator[None]:
+    """Let a job that calls `sys.exit()` fail: asyncio would end the loop, and so the server."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"it ended by itself with {error!r}") from error
 
 
 def _raise_failure_of(inner: "asyncio.Task[None]") -> None:

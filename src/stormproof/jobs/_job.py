@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from stormproof._core.deadline import remaining
@@ -24,20 +25,27 @@ class Job:
         id: Its number in the store.
         task: The name of its task.
         start: The how-manieth start this is, from 1: a start that ended in a crash counts.
+        created_at: When it was enqueued.
         is_done: Whether `once` has ended it already (if its session commits).
     """
 
     id: int
     task: str
     start: int
+    created_at: datetime
     _store: "Store" = field(repr=False)
     _outcomes: "Outcomes" = field(repr=False)
     is_done: bool = False
 
     @property
     def idempotency_key(self) -> str:
-        """The same at each start of this job, and no other's: for services that take such a key."""
-        return f"{self.task}:{self.id}"
+        """The same at each start of this job, and no other's: for services that take such a key.
+
+        The time is in it because ids begin at 1 in each database: of two services with one
+        account at a bank, or of one whose database was made anew, the second must not find its
+        payment done already.
+        """
+        return f"{self.task}:{self.id}:{self.created_at.astimezone(UTC):%Y%m%dT%H%M%S.%f}"
 
     def remaining(self) -> float | None:
         """Return the seconds left of its timeout, or None without one."""

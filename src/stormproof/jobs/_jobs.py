@@ -16,6 +16,7 @@ from stormproof.errors import InvalidArguments, InvalidSetting, NotStarted
 from ._cron import Cron
 from ._declare import Declarations
 from ._facts import HeldJob, JobHandle, JobsStatistics, JobState, NewJob, task_of
+from ._forward import Forwarding
 from ._handover import UnfinishedTask
 from ._outcomes import JobOutcome, Outcomes
 from ._store import JobsDatabase, Store
@@ -34,9 +35,10 @@ Solve: TypeAlias = Callable[[JobTask[Any], AsyncExitStack], Awaitable[dict[str, 
 
 _STALE_AFTER = 10.0
 _HELD_SHOWN = 50
+_LONGEST_DELAY = 3_660 * 86_400.0
 
 
-class Jobs(Declarations):
+class Jobs(Declarations, Forwarding):
     """Durable jobs in the service's own database: no queue server, no extra process.
 
     A part of the service: give it to `install` behind its database. In a script or a test,
@@ -197,10 +199,14 @@ class Jobs(Declarations):
     async def overview(self) -> dict[str, Any]:
         """Return what an operator wants to see, as JSON: counts, held jobs, unknown tasks.
 
+        Of each task: `queued` (could start), `delayed`, `running`, `held`, and `oldest_waiting`,
+        the seconds for which the first of the queued ones could have started. `unknown`: tasks
+        that have jobs and no function here; without one anywhere, they wait for ever.
+
         The admin listener of `stormproof serve` shows it at `/jobs`. Waits for the database.
         """
         store = self._opened()
-        counts = await store.counts()
+        counts = {row.pop("of_task"): row for row in await store.counts()}
         return {
             "name": self._name,
             "here": asdict(self.statistics()),
@@ -220,14 +226,13 @@ class Jobs(Declarations):
     async def store_jobs(self, session: "AsyncSession", jobs: Sequence[NewJob]) -> list[JobHandle]:
         """Store jobs in the session's transaction, and look for them once it has committed."""
         for job in jobs:
-            if not job.delay >= 0:
-                raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s or more")
+            if not 0 <= job.delay <= _LONGEST_DELAY:
+                raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s to ten years")
         if not jobs:
             return []
-        with sending(task_of(jobs[0].task), len(jobs)) as headers:
-            for job in jobs:
-                job.headers.update(headers)
-            stored = await self._opened().enqueue(session, jobs)
+        with sending(jobs) as on_their_way:
+            stored = await self._opened().enqueue(session, on_their_way.jobs)
+            on_their_way.stored([job_id for job_id, _ in stored])
         self._wake_after_commit(session)
         return [
             JobHandle(job_id, task_of(job.task), is_new)

@@ -13,6 +13,7 @@ from pgqueuer.ports.repository import EntrypointExecutionParameter
 
 from ._driver import LocalDriver
 from ._facts import End, JobState
+from ._words import written
 
 if TYPE_CHECKING:
     from ._store import Store
@@ -91,8 +92,7 @@ class EnginePort:
                 # The engine was cancelled, nobody cancelled the job: it must not be lost.
                 await self._again(job, 0.0, None, is_counted=False)
                 continue
-            words = None if record is None else record.model_dump_json()
-            ends.append(End(job.id, leases.ending(job.id), status, words))
+            ends.append(End(job.id, leases.ending(job.id), status, written(record)))
         if ends:
             ours = await self._until_stored(lambda: self._store.finish(ends))
             await self._count(ends, ours | leases.finished)
@@ -122,7 +122,7 @@ class EnginePort:
         if job.id in leases.handed_back:
             await self._again(job, 0.0, None, is_counted=False)
         else:
-            words = None if traceback_record is None else traceback_record.model_dump_json()
+            words = written(traceback_record)
             await self._again(job, delay.total_seconds(), words, is_counted=True)
         self.driver.wake()
 

@@ -195,14 +195,9 @@ class PostgresStore(Store):
         found = await self._queries.job_status([JobId(job_id) for job_id in ids])
         return {job_id: STATES[status] for job_id, status in found}
 
-    async def counts(self) -> dict[str, dict[JobState, int]]:
-        """Return how many jobs of each task wait, run, or are held."""
-        counts: dict[str, dict[JobState, int]] = {}
-        for found in await self._queries.queue_size():  # by priority, too
-            of_task = counts.setdefault(task_of(found.entrypoint), {})
-            state = STATES[found.status]
-            of_task[state] = of_task.get(state, 0) + found.count
-        return counts
+    async def counts(self) -> list[dict[str, Any]]:
+        """Return how many jobs of each task stand where."""
+        return await self._fetch(self._sql.counts)
 
     async def held(self, limit: int) -> list[HeldJob]:
         """Return the held jobs, the latest first."""

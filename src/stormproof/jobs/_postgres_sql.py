@@ -134,6 +134,15 @@ class Statements:
         self.by_key = f"""SELECT id, dedupe_key FROM {queue}
             WHERE dedupe_key = ANY($1::text[]) AND status IN ('queued', 'picked')"""
 
+        self.counts = f"""SELECT split_part(entrypoint, '#', 1) AS of_task,
+                COUNT(*) FILTER (WHERE status = 'queued' AND execute_after <= NOW()) AS queued,
+                COUNT(*) FILTER (WHERE status = 'queued' AND execute_after > NOW()) AS delayed,
+                COUNT(*) FILTER (WHERE status = 'picked') AS running,
+                COUNT(*) FILTER (WHERE status = 'failed') AS held,
+                EXTRACT(EPOCH FROM NOW() - LEAST(NOW(), MIN(execute_after)
+                    FILTER (WHERE status = 'queued')))::float8 AS oldest_waiting
+            FROM {queue} GROUP BY 1"""
+
         self.held = f"""SELECT q.id, q.entrypoint, q.attempts, q.created,
                 (SELECT l.traceback::text FROM {log} l
                  WHERE l.job_id = q.id AND l.traceback IS NOT NULL

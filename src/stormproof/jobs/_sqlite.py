@@ -244,14 +244,10 @@ class SqliteStore(Store):
         rows = await self._file.read(lambda run: run(sql.states(len(ids)), (*ids, *ids)))
         return {row["id"]: STATES[row["status"]] for row in rows}
 
-    async def counts(self) -> dict[str, dict[JobState, int]]:
-        """Return how many jobs of each task wait, run, or are held."""
-        counts: dict[str, dict[JobState, int]] = {}
-        for row in await self._file.read(lambda run: run(sql.COUNTS, ())):
-            of_task = counts.setdefault(task_of(row["task"]), {})
-            state = STATES[row["status"]]
-            of_task[state] = of_task.get(state, 0) + row["count"]
-        return counts
+    async def counts(self) -> list[dict[str, Any]]:
+        """Return how many jobs of each task stand where."""
+        now = time.time()
+        return [dict(row) for row in await self._file.read(lambda run: run(sql.COUNTS, (now,) * 3))]
 
     async def held(self, limit: int) -> list[HeldJob]:
         """Return the held jobs, the latest first."""
@@ -329,8 +325,17 @@ def _picked(row: Mapping[str, Any]) -> PickedJob:
         attempts=row["attempts"],
         queue_manager_id=None,
         slot=None,
-        headers=from_json(row["headers"]),
+        headers=_headers(row["headers"]),
     )
+
+
+def _headers(text: str) -> dict[str, Any]:
+    """Read headers; what others have written there must not stop the jobs beside it."""
+    try:
+        headers = from_json(text)
+    except ValueError:
+        return {}
+    return headers if isinstance(headers, dict) else {}
 
 
 def _runner(connection: Connection) -> Run:

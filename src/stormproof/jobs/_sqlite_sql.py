@@ -96,8 +96,13 @@ LOG = """INSERT INTO stormproof_jobs_log (job_id, task, status, created, traceba
 REAP = """UPDATE stormproof_jobs SET status = 'queued', is_due = 1, updated = ?, worker = NULL
     WHERE status = 'picked' AND worker = ? RETURNING id, task"""
 
-COUNTS = """SELECT task, status, COUNT(*) AS count FROM stormproof_jobs
-    GROUP BY task, status"""
+COUNTS = """SELECT substr(task, 1, instr(task || '#', '#') - 1) AS of_task,
+        COUNT(*) FILTER (WHERE status = 'queued' AND start_after <= ?) AS queued,
+        COUNT(*) FILTER (WHERE status = 'queued' AND start_after > ?) AS delayed,
+        COUNT(*) FILTER (WHERE status = 'picked') AS running,
+        COUNT(*) FILTER (WHERE status = 'failed') AS held,
+        MAX(0, ? - MIN(start_after) FILTER (WHERE status = 'queued')) AS oldest_waiting
+    FROM stormproof_jobs GROUP BY 1"""
 
 HELD = """SELECT j.id, j.task, j.attempts, j.created,
         (SELECT traceback FROM stormproof_jobs_log l

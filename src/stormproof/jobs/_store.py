@@ -102,8 +102,11 @@ class Store(ABC):
         """Return where the jobs stand; of those that nobody knows, nothing."""
 
     @abstractmethod
-    async def counts(self) -> dict[str, dict[JobState, int]]:
-        """Return how many jobs of each task wait, run, or are held."""
+    async def counts(self) -> list[dict[str, Any]]:
+        """Return of each task (`of_task`) how many jobs are queued, delayed, running and held.
+
+        `oldest_waiting`: seconds since the longest-waiting queued one could start, or None.
+        """
 
     @abstractmethod
     async def held(self, limit: int) -> list[HeldJob]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+_DOUBLINGS = 60  # 2.0 ** 1024 is an error
+
 OPTIONS = frozenset({"session", "key", "group", "delay", "priority"})
 
 
@@ -138,7 +140,7 @@ class JobTask(Generic[P]):
         It doubles each time, up to `max_backoff`, and a random half of it is left out, so that
         jobs that failed together do not come back together. `chance` is in 0 to 1.
         """
-        full = min(self.max_backoff, self.backoff * 2.0 ** (failures - 1))
+        full = min(self.max_backoff, self.backoff * 2.0 ** min(failures - 1, _DOUBLINGS))
         return full * (0.5 + 0.5 * chance)
 
     async def inject(self, stack: AsyncExitStack) -> dict[str, Any]:

@@ -255,7 +255,9 @@ class Limiter:
             is_first=self._queue.is_first(line),
             standing=now - line.busy_since if line.waiting else 0.0,
         )
-        reason = refusal(ahead, max_wait=self.max_wait, target_wait=self.target_wait)
+        # Before anything is measured nobody knows whether the queue stands.
+        target = self.max_wait if hold is None else self.target_wait
+        reason = refusal(ahead, max_wait=self.max_wait, target_wait=target)
         if reason is not None:
             if own is not None and reason == "deadline":
                 own.doubt()

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from stormproof.errors import InvalidSetting, PortInUse
 
+from ._jobs import LONGEST_BODY, Ask
+from ._jobs import answer as answer_jobs
 from ._snapshot import WorkerSnapshot
 
 STUCK_AFTER = 1.0
@@ -25,6 +27,7 @@ _JSON = "application/json"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 _Answer = tuple[int, str, str]
+_Answers = Callable[[str, str, bytes, str], _Answer | None]
 
 
 class Snapshots(Protocol):
@@ -59,7 +62,8 @@ class AdminServer:
         snapshots: Where the workers' states come from; called in a thread, for each request.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        jobs: Returns what is known of durable jobs, or None where there are none.
+        jobs: Whom to ask about durable jobs.
+        may_change_jobs: Whether POST /jobs/retry and /jobs/cancel do something.
 
     Raises:
         PortInUse: The address cannot be listened on.
@@ -71,10 +75,14 @@ class AdminServer:
         *,
         host: str = _LOOPBACK,
         port: int = 0,
-        jobs: Callable[[], object] = lambda: None,
+        jobs: Ask = lambda _: None,
+        may_change_jobs: bool = False,
     ) -> None:
-        def answer(path: str) -> _Answer:
-            return _jobs(jobs) if path == "/jobs" else _answer(path, snapshots)
+        def answer(method: str, path: str, body: bytes, kind: str) -> _Answer | None:
+            if path.startswith("/jobs"):
+                told = answer_jobs(method, path, body, kind, jobs, may_change=may_change_jobs)
+                return told and (told[0], _JSON, json.dumps(told[1], indent=2) + "\n")
+            return _answer(path, snapshots) if method == "GET" else None
 
         try:
             self._server = _Listener((host, port), answer)
@@ -122,7 +130,7 @@ class _Listener(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], answer: Callable[[str], _Answer]) -> None:
+    def __init__(self, address: tuple[str, int], answer: _Answers) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.answer = answer
         super().__init__(address, _Handler)
@@ -143,18 +151,33 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _IDLE
 
     def do_GET(self) -> None:
-        self._send(*self.server.answer(self.path.partition("?")[0]))
+        self._answer()
 
     def do_HEAD(self) -> None:
         self._refuse()
 
     def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
         self._refuse()
 
-    do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST
+    do_DELETE = do_PATCH = do_OPTIONS = do_PUT
 
     def log_message(self, *args: Any) -> None:
         """Nothing: probes are not worth a line."""
+
+    def _answer(self) -> None:
+        length = self.headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > LONGEST_BODY:
+            self._send(413, _JSON, json.dumps({"detail": f"at most {LONGEST_BODY} bytes"}))
+            return
+        body, kind = self.rfile.read(int(length)), self.headers.get("content-type", "")
+        told = self.server.answer(self.command, self.path.partition("?")[0], body, kind)
+        if told is None:
+            self._refuse()
+        else:
+            self._send(*told)
 
     def _refuse(self) -> None:
         self._send(405, _JSON, json.dumps({"detail": "the admin listener only answers GET"}))
@@ -188,18 +211,6 @@ def _answer(path: str, snapshots: Snapshots) -> _Answer:
             return 200, _JSON, json.dumps(report, indent=2) + "\n"
     paths = ["/livez", "/readyz", "/metrics", "/primitives", "/drain", "/jobs"]
     return 404, _JSON, json.dumps({"detail": f"no {path} here", "paths": paths})
-
-
-def _jobs(ask: Callable[[], object]) -> _Answer:
-    """Answer with what the app's own process knows: it asks the database, through the loop."""
-    try:
-        found = ask()
-    except Exception as error:
-        return 503, _JSON, json.dumps({"detail": f"no answer: {type(error).__name__}"})
-    if found is None:
-        detail = "no jobs here: the app has none, or it runs in workers under a parent"
-        return 404, _JSON, json.dumps({"detail": detail})
-    return 200, _JSON, json.dumps(found, indent=2) + "\n"
 
 
 def _health(report: dict[str, Any]) -> _Answer:

@@ -14,7 +14,7 @@ _ANSWER_TIME = 1.0
 _FIRST_ANSWER_TIME = 0.1
 """The same for one that has never answered: it is importing the app, and will for a while."""
 
-_BRIEF, _FULL = b"s", b"o"
+_BRIEF, _FULL, _JOBS = b"s", b"o", b"j"
 
 
 class WorkerLink:
@@ -43,15 +43,27 @@ class WorkerLink:
         with self._lock:
             limit = _ANSWER_TIME if self._has_answered else _FIRST_ANSWER_TIME
             try:
-                self._end.settimeout(limit)
-                self._end.send(_FULL if with_open else _BRIEF)
-                self._unanswered += 1
-                snapshot = WorkerSnapshot.from_json(self._read_last(limit))
+                line = self._exchange(_FULL if with_open else _BRIEF, limit)
+                snapshot = WorkerSnapshot.from_json(line)
                 self._has_answered = True
                 return snapshot
             except (OSError, ValueError):
                 phase = "silent" if self._has_answered else "starting"
                 return WorkerSnapshot(pid=self._pid, phase=phase)
+
+    def ask_jobs(self, question: bytes) -> bytes | None:
+        """Put a question to the worker's jobs; None: it has none, or is silent. At most 1 s."""
+        with self._lock:
+            try:
+                return self._exchange(_JOBS + question + b"\n", _ANSWER_TIME) or None
+            except OSError:
+                return None
+
+    def _exchange(self, question: bytes, limit: float) -> bytes:
+        self._end.settimeout(limit)
+        self._end.sendall(question)
+        self._unanswered += 1
+        return self._read_last(limit)
 
     def close(self) -> None:
         """Hang up, which ends the worker's thread and an `ask` under way."""
@@ -104,6 +116,16 @@ class Workforce:
         if link is not None:
             link.close()
 
+    def jobs(self, question: bytes) -> bytes | None:
+        """Put a question about jobs to the first worker that answers: all have one database."""
+        with self._lock:
+            links = list(self._links.values())
+        for link in links:
+            answer = link.ask_jobs(question)
+            if answer is not None:
+                return answer
+        return None
+
     def __call__(self, *, with_open: bool) -> list[WorkerSnapshot]:
         """Ask each worker in turn; waits at most 1 s for each."""
         with self._lock:
@@ -136,9 +158,19 @@ def answer_on(end: socket.socket, observer: Observer) -> threading.Thread:
 def _answer(end: socket.socket, observer: Observer) -> None:
     with end:
         try:
-            while questions := end.recv(64):
-                for question in questions:
-                    snapshot = observer.snapshot(with_open=question == _FULL[0])
-                    end.sendall(snapshot.to_json().encode() + b"\n")
+            unread = b""
+            while received := end.recv(4096):
+                unread += received
+                while unread and (unread[:1] != _JOBS or b"\n" in unread):
+                    reply, unread = _reply(unread, observer)
+                    end.sendall(reply + b"\n")
         except OSError:
             return  # the parent is gone
+
+
+def _reply(unread: bytes, observer: Observer) -> tuple[bytes, bytes]:
+    """Return the answer to the first question, and what follows it."""
+    if unread[:1] == _JOBS:
+        question, _, rest = unread[1:].partition(b"\n")
+        return observer.jobs(question) or b"", rest
+    return observer.snapshot(with_open=unread[:1] == _FULL).to_json().encode(), unread[1:]

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from stormproof.errors import InvalidSetting, MissingExtra
 
@@ -36,6 +37,7 @@ class ServeOptions:
         ssl_keyfile: Its key; None: it is in `ssl_certfile`, too.
         is_http2: Whether HTTP/2 is spoken, by a parser that is an experiment.
         admin: `PORT` (on loopback) or `HOST:PORT` of the admin listener; None: there is none.
+        admin_jobs: Whether who reaches it may also retry and cancel durable jobs.
         log_format: How a line of the log looks.
 
     Raises:
@@ -55,6 +57,7 @@ class ServeOptions:
     ssl_keyfile: str | None = None
     is_http2: bool = False
     admin: str | None = None
+    admin_jobs: Literal["look", "change"] = "look"
     log_format: LogFormat = "text"
 
     def __post_init__(self) -> None:

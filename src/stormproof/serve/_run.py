@@ -21,6 +21,7 @@ from stormproof.errors import InvalidSetting
 from stormproof.fastapi import install, installed_drain, installed_lifecycle
 
 from ._admin import AdminServer, Snapshots, parse_admin
+from ._jobs import Ask
 from ._limits import ReadLimits, limited_protocol
 from ._listen import addresses_of, open_listeners
 from ._logs import log_phases, set_up_logs
@@ -117,9 +118,7 @@ def observer_of(app: Any, options: ServeOptions) -> Observer | None:
 
 
 @contextmanager
-def admin_server(
-    snapshots: Snapshots, options: ServeOptions, *, jobs: Callable[[], object] = lambda: None
-) -> Iterator[None]:
+def admin_server(snapshots: Snapshots, options: ServeOptions, *, jobs: Ask) -> Iterator[None]:
     """Answer on the admin listener inside the block, if the options want one.
 
     Raises:
@@ -129,7 +128,10 @@ def admin_server(
         yield
         return
     host, port = parse_admin(options.admin)
-    with AdminServer(snapshots, host=host, port=port, jobs=jobs) as server:
+    may_change = options.admin_jobs == "change"
+    with AdminServer(
+        snapshots, host=host, port=port, jobs=jobs, may_change_jobs=may_change
+    ) as server:
         _log.info("admin listener on %s", server.url)
         yield
 

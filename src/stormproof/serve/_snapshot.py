@@ -5,10 +5,10 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from stormproof._core.asgi import ASGIApp, Message, Receive, Scope, Send
 from stormproof._core.clock import MONOTONIC, Clock
@@ -16,6 +16,8 @@ from stormproof._core.events import Event, PhaseEntered
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.place import innermost_place, waiting_place
 from stormproof._core.primitives import Primitive, primitives
+
+from ._jobs import JobsDesk
 
 BEAT_INTERVAL = 0.1
 """Seconds between two heartbeats of the loop."""
@@ -81,16 +83,6 @@ class WorkerSnapshot:
             raise ValueError(f"no snapshot of a worker: {exc}") from exc
 
 
-@runtime_checkable
-class _KeepsJobs(Protocol):
-    """A part with jobs, told by its shape: the room itself may not be installed."""
-
-    def overview(self) -> Coroutine[Any, Any, dict[str, Any]]: ...
-
-
-_JOBS_PATIENCE = 2.0
-
-
 class Observer:
     """Watches one worker from within: heartbeats of its loop, responses, what is open.
 
@@ -101,6 +93,9 @@ class Observer:
         parts: Its parts; one with a method `rehearse` names its own tasks (a mapping of each
             task to what would be lost of it).
         clock: Where the time is read.
+
+    Attributes:
+        jobs: Answers questions about the jobs of its parts.
     """
 
     def __init__(
@@ -109,6 +104,7 @@ class Observer:
         self._lifecycle = lifecycle
         self._parts = tuple(parts)
         self._clock = clock
+        self.jobs = JobsDesk(self._parts, lambda: self._loop)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread_id = 0
         self._beat_at = 0.0
@@ -162,28 +158,6 @@ class Observer:
             primitives=tuple(primitives()),
             open=self._open() if with_open else (),
         )
-
-    def jobs(self) -> list[dict[str, Any]] | None:
-        """Return the `overview` of each part that keeps jobs, None without one; not on the loop.
-
-        Raises:
-            TimeoutError: The loop, or the database behind it, did not answer within 2 s.
-        """
-        asked = [part.overview() for part in self._parts if isinstance(part, _KeepsJobs)]
-        loop = self._loop
-        if not asked or loop is None or loop.is_closed():
-            for overview in asked:
-                overview.close()
-            return None
-
-        async def answer() -> list[dict[str, Any]]:
-            return [await overview for overview in asked]
-
-        future = asyncio.run_coroutine_threadsafe(answer(), loop)
-        try:
-            return future.result(_JOBS_PATIENCE)
-        finally:
-            future.cancel()
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, PhaseEntered) and event.phase == "ready":

@@ -54,7 +54,7 @@ def supervise(target: str | None, options: ServeOptions, supervision: Supervisio
     workforce = Workforce() if options.admin is not None else None
     with ExitStack() as stack:
         if workforce is not None:
-            stack.enter_context(admin_server(workforce, options))
+            stack.enter_context(admin_server(workforce, options, jobs=workforce.jobs))
         listeners = open_listeners(options)
         for listener in listeners:
             stack.callback(listener.close)

@@ -7,7 +7,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, overload
 
-from stormproof._core.asgi import ASGIApp, Message, Receive, Scope, Send, send_answer
+from stormproof._core.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, send_answer
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof.errors import BusUnavailable, InvalidSetting, StormproofError
 
@@ -365,9 +365,8 @@ class Hub:
             **options: As those of `response`.
         """
         subscription = subscription_of(topics, **options)
-        start = {"type": "websocket.accept"}
         serve, receive, send = self._service.serve, websocket.receive, websocket.send
-        await serve(subscription, start, websocket.scope, receive, send, WEBSOCKET)
+        await serve(subscription, (), websocket.scope, receive, send, WEBSOCKET)
 
     def statistics(self) -> HubStatistics:
         """Return what the hub does in this process."""
@@ -382,9 +381,9 @@ class Hub:
     def _serve(
         self,
         subscription: Subscription,
-        start: Message,
+        headers: Headers,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> Awaitable[None]:
-        return self._service.serve(subscription, start, scope, receive, send, SSE)
+        return self._service.serve(subscription, headers, scope, receive, send, SSE)

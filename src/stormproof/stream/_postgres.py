@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -94,6 +95,7 @@ class PostgresBus(StoreBus[Link]):
         self._trimming = (keep, None if max_age is None else timedelta(seconds=max_age))
         self._woken = asyncio.Event()
         self._has_outbox = True
+        self._moved_at = 0.0
 
     @property
     def schema(self) -> str:
@@ -161,24 +163,24 @@ class PostgresBus(StoreBus[Link]):
         while True:
             self._woken.clear()
             await self._reading.connected()
-            if self._has_outbox:
+            # After a while in any case: the LISTEN may be dead, and whoever else was woken, too.
+            if self._has_outbox or loop.time() - self._moved_at >= self._poll:
                 self._has_outbox = False
                 await self._move()
             entries = await self._read_after(self._reading, after, limit)
             left = end_at - loop.time()
             if entries or left <= 0:
                 return entries
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(min(left, self._poll)):
                     await self._woken.wait()
-            except TimeoutError:
-                self._has_outbox = True  # the LISTEN may be dead, and whoever was woken, too
 
     async def _move(self) -> None:
         link = self._reading
         [[is_done]] = await link.fetch(self._sql.move, link.process, *self._trimming)
-        # Else somebody is at it, who may have begun too early for what we were told of, and who
-        # wakes us at his end.
+        self._moved_at = asyncio.get_running_loop().time()
+        # Else there is more; or somebody is at it, who may have begun too early for what we were
+        # told of, and who wakes us at his end.
         self._has_outbox = self._has_outbox or not is_done
 
     async def _look(
@@ -196,8 +198,7 @@ class PostgresBus(StoreBus[Link]):
         entries = batch.send()
         if not entries:
             return Position("", 0)
-        [row] = await link.fetch(
-            self._sql.write,
+        arguments = (
             self._publisher,
             batch.number,
             link.process,
@@ -207,7 +208,10 @@ class PostgresBus(StoreBus[Link]):
             [entry.event for entry in entries],
             [entry.key for entry in entries],
         )
-        return Position(row["epoch"], row["last"])
+        while True:  # ends: each turn moves a part of the outbox, and `timeout` is around it
+            [row] = await link.fetch(self._sql.write, *arguments)
+            if row["last"] is not None:
+                return Position(row["epoch"], row["last"])
 
     def _refused(self, error: Exception) -> BusUnusable:
         way_out = "the server refuses"

@@ -7,6 +7,9 @@ there is moved to the log by the next writer or reader, who alone holds the one 
 
 from ._follow import LEAP
 
+_MOST = 2000
+"""Rows that one call moves or deletes at most; about 20 ms."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS {log}_facts (
   one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -43,7 +46,8 @@ CREATE TABLE IF NOT EXISTS {log}_publishers (
   wrote_at timestamptz NOT NULL
 );
 
--- Appends the outbox and what is given, and returns the last place; the facts are locked.
+-- Appends some of the outbox and what is given, and returns the last place; the facts are locked.
+-- Everything in it is bounded, so that it ends in time however much has gathered.
 CREATE OR REPLACE FUNCTION {log}_store(
   facts {log}_facts, process_ text, keep bigint, max_age interval,
   topics text[], datas text[], events text[], keys text[]
@@ -57,7 +61,8 @@ BEGIN
     first := first + {leap};
   END IF;
   WITH moved AS (
-    DELETE FROM {log}_outbox RETURNING id, topic, data, event, key
+    DELETE FROM {log}_outbox WHERE id IN (SELECT id FROM {log}_outbox ORDER BY id LIMIT {most})
+    RETURNING id, topic, data, event, key
   ), fresh AS (
     SELECT 0 AS part, id AS rank, topic, data, event, key FROM moved
     UNION ALL
@@ -76,16 +81,24 @@ BEGIN
     RETURN facts.last;
   END IF;
   IF facts.size + stored > keep + keep / 10 THEN
-    DELETE FROM {log} WHERE place <=
-      (SELECT place FROM {log} ORDER BY place DESC OFFSET keep LIMIT 1);
+    DELETE FROM {log} WHERE place IN (
+      SELECT place FROM {log} WHERE place <=
+        (SELECT place FROM {log} ORDER BY place DESC OFFSET keep LIMIT 1)
+      ORDER BY place LIMIT {most} + stored
+    );
     GET DIAGNOSTICS trimmed = ROW_COUNT;
   ELSIF facts.looked_at < clock_timestamp() - interval '10 seconds' THEN
-    DELETE FROM {log} WHERE place <
-      (SELECT place FROM {log} WHERE stored_at >= clock_timestamp() - max_age
-       ORDER BY place LIMIT 1);
+    DELETE FROM {log} WHERE place IN (
+      SELECT place FROM {log} WHERE place <
+        (SELECT place FROM {log} WHERE stored_at >= clock_timestamp() - max_age
+         ORDER BY place LIMIT 1)
+      ORDER BY place LIMIT {most} + stored
+    );
     GET DIAGNOSTICS trimmed = ROW_COUNT;
     DELETE FROM {log}_publishers WHERE wrote_at < clock_timestamp() - interval '1 hour';
-    facts.looked_at := clock_timestamp();
+    IF trimmed < {most} + stored THEN
+      facts.looked_at := clock_timestamp();
+    END IF;
   END IF;
   UPDATE {log}_facts SET
     last = first + stored, size = facts.size + stored - trimmed,
@@ -94,7 +107,8 @@ BEGIN
   RETURN first + stored;
 END $$;
 
--- Writes a batch of a publisher once, however often it is sent.
+-- Writes a batch of a publisher once, however often it is sent. What was committed to the outbox
+-- before comes first; when that is more than goes at once, `last` is null: to be sent again.
 CREATE OR REPLACE FUNCTION {log}_write(
   publisher_ text, number_ bigint, process_ text, keep bigint, max_age interval,
   topics text[], datas text[], events text[], keys text[],
@@ -113,13 +127,17 @@ BEGIN
   ELSIF said.number > number_ THEN
     RAISE EXCEPTION 'a later batch of this publisher is stored';
   END IF;
+  IF (SELECT count(*) FROM (SELECT FROM {log}_outbox LIMIT {most} + 1) AS few) > {most} THEN
+    PERFORM {log}_store(facts, process_, keep, max_age, '{{}}', '{{}}', '{{}}', '{{}}');
+    RETURN;
+  END IF;
   last := {log}_store(facts, process_, keep, max_age, topics, datas, events, keys);
   INSERT INTO {log}_publishers VALUES (publisher_, number_, last, clock_timestamp())
   ON CONFLICT (publisher) DO UPDATE SET
     number = excluded.number, last = excluded.last, wrote_at = excluded.wrote_at;
 END $$;
 
--- Moves the outbox; false when somebody else is at it.
+-- Moves some of the outbox; false when there is more, or somebody else is at it.
 CREATE OR REPLACE FUNCTION {log}_move(
   process_ text, keep bigint, max_age interval
 ) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -133,7 +151,7 @@ BEGIN
     END IF;
     PERFORM {log}_store(facts, process_, keep, max_age, '{{}}', '{{}}', '{{}}', '{{}}');
   END IF;
-  RETURN true;
+  RETURN NOT EXISTS (SELECT FROM {log}_outbox);
 END $$;
 """
 
@@ -151,7 +169,7 @@ class Statements:
     """
 
     def __init__(self, log: str) -> None:
-        self.schema = _SCHEMA.format(log=log, leap=LEAP)
+        self.schema = _SCHEMA.format(log=log, leap=LEAP, most=_MOST)
         self.learn = (
             "SELECT (pg_control_system()).system_identifier || '/' || "
             "substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '/' || "

@@ -59,7 +59,7 @@ class Sender:
         """Send the start, if it was not sent; waits and raises as `write`."""
         if not self.has_started:
             self.has_started = True
-            await self._message(self._start)
+            await self._in_turn(self._start)
 
     async def write(self, chunk: bytes, *, more: bool = True) -> None:
         """Send `chunk` after what is on its way; with `more=False` it is the last.
@@ -71,9 +71,14 @@ class Sender:
             Gone: The server says that the client has left.
             Stalled: The limit has passed.
         """
-        if chunk or not more:
-            await self.start()
-            await self._message({"type": "http.response.body", "body": chunk, "more_body": more})
+        if not chunk and more:
+            return
+        body = {"type": "http.response.body", "body": chunk, "more_body": more}
+        if self.has_started:
+            await self._in_turn(body)
+        else:
+            self.has_started = True
+            await self._in_turn(self._start, body)  # nobody may come in between
 
     async def cut(self, last: bytes, *, within: float) -> None:
         """Send `last`, and make sure that nobody completes the response; raises nothing for it.
@@ -94,27 +99,28 @@ class Sender:
             hurried_at, at = self._now() + self.timeout, self._limit.when()
             self._limit.reschedule(hurried_at if at is None else min(at, hurried_at))
 
-    async def _message(self, message: Message) -> None:
-        """Take one step of the send; only if that is not all, hold the others back and wait."""
+    async def _in_turn(self, *messages: Message) -> None:
+        """Take one step of each send; only if that is not all, hold the others back and wait."""
         is_ours = self._lock.locked() or self._waiting > 0
         if is_ours:
             await self._turn()
         try:
-            if self._broken is not None:  # after a lost chunk nothing may make it look whole
-                raise self._broken
-            steps = self._send(message).__await__()
-            for first in steps:
-                if not is_ours:
-                    is_ours = await self._lock.acquire()  # it is free: this does not wait
-                await self._rest(_Resumed(first, steps))
-                break
+            for message in messages:
+                if self._broken is not None:  # after a lost chunk nothing may make it look whole
+                    raise self._broken
+                steps = self._send(message).__await__()
+                for first in steps:
+                    if not is_ours:
+                        is_ours = await self._lock.acquire()  # it is free: this does not wait
+                    await self._rest(_Resumed(first, steps))
+                    break
+                self.sent += 1
         except OSError as exc:  # ASGI 2.4; TimeoutError is one, too
             self._broken = self._broken or Gone()
             raise self._broken from exc
         finally:
             if is_ours:
                 self._lock.release()
-        self.sent += 1
         self.last_at = self._now()
 
     async def _turn(self) -> None:

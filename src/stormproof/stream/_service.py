@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from stormproof._core.asgi import (
     LIFECYCLE_KEY,
-    Message,
+    Headers,
     Receive,
     Scope,
     Send,
@@ -99,7 +99,7 @@ class HubService:
     async def serve(
         self,
         subscription: Subscription,
-        start: Message,
+        headers: Headers,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -119,7 +119,7 @@ class HubService:
             except StormproofError as error:
                 await _refuse(error, wire, send)
                 return
-            terms = self._terms(subscription, start, scope, wire)
+            terms = self._terms(subscription, headers, scope, wire)
             subscriber = Subscriber(feed, terms, receive, send)
             leave = _enter(subscriber, subscription, scope, terms.name)
             try:
@@ -143,7 +143,9 @@ class HubService:
                 retry_after=random.uniform(1, 5),
             )
 
-    def _terms(self, subscription: Subscription, start: Message, scope: Scope, wire: Wire) -> Terms:
+    def _terms(
+        self, subscription: Subscription, headers: Headers, scope: Scope, wire: Wire
+    ) -> Terms:
         settings = self._settings
         now = asyncio.get_running_loop().time()
         ends_at, because = now + settings.max_age * random.uniform(0.8, 1.0), "age"
@@ -154,7 +156,7 @@ class HubService:
         return Terms(
             name=request_name(scope),
             topics=subscription.topics,
-            start=start,
+            headers=headers,
             wire=wire,
             last_event_id=subscription.last_event_id or asked_id(scope),
             filter=subscription.filter,
@@ -194,7 +196,7 @@ def _enter(
     """
     lifecycle: Lifecycle | None = scope.get(LIFECYCLE_KEY)
     if lifecycle is None:
-        return lambda: None
+        return _nothing
     opened_at = lifecycle.clock.now()
     turn = Turn(lambda: subscriber.end("drain"))
     place = StreamPlace(name, opened_at, turn)
@@ -210,6 +212,10 @@ def _enter(
         lifecycle.events.emit(StreamEnded(name, subscriber.reason, age))
 
     return leave
+
+
+def _nothing() -> None:
+    """Do what is left to do without a lifecycle."""
 
 
 async def _refuse(error: StormproofError, wire: Wire, send: Send) -> None:

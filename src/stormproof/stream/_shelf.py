@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterator
+from contextvars import Context
 
 from stormproof.errors import ExportsFull, ExportTooLarge
 
@@ -78,6 +79,7 @@ class Shelf:
             self.remove(spool)
         if self._expiry is not None:
             self._expiry.cancel()
+            self._expiry = None
 
     def _remove_unused(self) -> bool:
         """Remove what was unused for longest; return whether there was any."""
@@ -98,4 +100,8 @@ class Shelf:
             self._keep if spool.readers else spool.used_at + self._keep - loop.time()
             for spool in self._keys
         ]
-        self._expiry = loop.call_later(max(0.0, min(ends)), self._expire) if ends else None
+        self._expiry = None
+        if ends:
+            # In a context of its own: that of a request would keep the request for as long.
+            wait = max(0.0, min(ends))
+            self._expiry = loop.call_later(wait, self._expire, context=Context())

@@ -169,7 +169,7 @@ class Subscriber:
             self._connection.close()
 
     async def _live(self) -> str:
-        await self._connection.begin(self._terms.start)
+        await self._connection.begin(self._terms.wire.start(self._terms.headers))
         self._heed_deadline()
         self._feed.wheel.add(self, self.on_time(self._connection.sent_at))
         await self._catch_up(await self._open())
@@ -254,7 +254,9 @@ class Subscriber:
                 await self._connection.settle()
         finally:
             answer.remove_done_callback(on_done)
-        return answer.result() if answer.done() else None
+        if answer.cancelled():  # the hub is closed
+            self.end("drain")
+        return answer.result() if answer.done() and not answer.cancelled() else None
 
     async def _replay(self, events: Sequence[Published]) -> None:
         payloads: list[Any] = []

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from stormproof._core.asgi import Message
+from stormproof._core.asgi import Headers
 
 from ._backlog import Policy
 from ._published import Published
@@ -21,7 +21,7 @@ class Terms:
     Attributes:
         name: Method and route, for logs and events.
         topics: What it gets.
-        start: The message that begins the response.
+        headers: Of the response.
         wire: How events look.
         last_event_id: Where the client resumes; None: with what is new.
         filter: Which events it gets, and in which words.
@@ -37,7 +37,7 @@ class Terms:
 
     name: str
     topics: frozenset[str]
-    start: Message
+    headers: Headers
     wire: Wire
     last_event_id: str | None
     filter: Filter | None

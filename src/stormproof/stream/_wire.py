@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from stormproof._core.asgi import Message
+from stormproof._core.asgi import Headers, Message
 
 from ._event import ServerEvent
 
@@ -30,6 +30,7 @@ class Wire:
     """One kind of connection.
 
     Attributes:
+        start: From the response's headers to the message that begins it.
         encode: From an event's fields to the payload of a message.
         message: From a payload to the ASGI message.
         final: From the reason of an end to the message that completes the response.
@@ -39,6 +40,7 @@ class Wire:
         is_joinable: Whether two payloads may be sent as one.
     """
 
+    start: Callable[[Headers], Message]
     encode: Encode
     message: Callable[[Any], Message]
     final: Callable[[str], Message]
@@ -56,6 +58,10 @@ def _encode_sse(
     comment: str | None = None,
 ) -> bytes:
     return ServerEvent(data, event=event, id=id, retry_ms=retry_ms, comment=comment).encode()
+
+
+def _response_start(headers: Headers) -> Message:
+    return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 def _body(payload: bytes) -> Message:
@@ -79,6 +85,10 @@ def _encode_websocket(
     return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 
+def _accept(headers: Headers) -> Message:
+    return {"type": "websocket.accept"}
+
+
 def _text(payload: str) -> Message:
     return {"type": "websocket.send", "text": payload}
 
@@ -92,6 +102,7 @@ def _close(reason: str) -> Message:
 
 
 SSE = Wire(
+    start=_response_start,
     encode=_encode_sse,
     message=_body,
     final=_last_body,
@@ -100,6 +111,7 @@ SSE = Wire(
     is_joinable=True,
 )
 WEBSOCKET = Wire(
+    start=_accept,
     encode=_encode_websocket,
     message=_text,
     final=_close,

@@ -1,6 +1,7 @@
 """The fast transport: aiohttp on the wire, under the same client and the same answers."""
 
 import ssl
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -9,14 +10,15 @@ from yarl import URL
 
 _CONNECTED = "connection.connect_tcp.complete"
 _OWN_HEADERS = frozenset(("Accept", "Accept-Encoding", "Content-Type", "User-Agent"))
+_FAILURES = (aiohttp.ClientError, TimeoutError, RuntimeError)
 _UNLIMITED = aiohttp.ClientTimeout(total=None, sock_connect=None)
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
     """Sends what httpx2 asks for through aiohttp: `Upstream(transport=AiohttpTransport())`.
 
-    Requests, answers and errors stay those of httpx2. A call costs less than half of the CPU.
-    Answers are read whole, also by `client.stream`. HTTP/1.1 only; proxy variables of the
+    Requests, answers and errors stay those of httpx2. A call costs a fifth less CPU.
+    HTTP/1.1 only; proxy variables of the
     environment are not read. aiohttp itself sends an idempotent request once more when the
     connection it had kept turns out to be closed.
 
@@ -32,7 +34,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._is_closed = False
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send `request` and return its whole answer.
+        """Send `request` and return its answer, whose body is read as it comes.
 
         Waits without an end of its own, unless the request's extension `timeout` has one.
         Cancelled: its connection is closed, and its place is free again.
@@ -42,7 +44,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """
         session = self._session or self._opened(request)
         try:
-            async with session.request(
+            answer = await session.request(
                 request.method,
                 URL(str(request.url), encoded=True),
                 headers=_headers(request),
@@ -50,14 +52,13 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 allow_redirects=False,
                 timeout=_timeout(request),
                 trace_request_ctx=request.extensions.get("trace"),
-            ) as answer:
-                content = await answer.read()
-        except (aiohttp.ClientError, TimeoutError, RuntimeError) as exc:
+            )
+        except _FAILURES as exc:
             raise _translated(exc, request) from exc
         return httpx2.Response(
             answer.status,
             headers=answer.raw_headers,
-            content=content,
+            stream=_Answer(answer, request),
             extensions={"http_version": b"HTTP/1.1"},
         )
 
@@ -85,6 +86,24 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             trace_configs=[tracing],
         )
         return self._session
+
+
+class _Answer(httpx2.AsyncByteStream):
+    """The body of an answer; closed before its end, its connection is."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, request: httpx2.Request) -> None:
+        self._answer = answer
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._answer.content.iter_any():
+                yield piece
+        except _FAILURES as exc:
+            raise _translated(exc, self._request) from exc
+
+    async def aclose(self) -> None:
+        self._answer.close()
 
 
 async def _tell_connected(session: aiohttp.ClientSession, context: Any, details: Any) -> None:

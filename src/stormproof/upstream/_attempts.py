@@ -1,69 +1,46 @@
-"""Attempts: what one call does on the wire, within its slot and its time."""
+"""Attempts: how often and when one call is made on the wire, until it is answered."""
 
 import asyncio
 import math
-from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
 
-from stormproof.errors import CircuitOpen
-
-from ._breaker import Circuit, CircuitBreaker, Permit
+from ._breaker import Circuit, CircuitBreaker
 from ._budget import Budget
 from ._client import Client, repeated
 from ._clock import LoopClock
-from ._faults import Fault, fault_of
 from ._hedge import Hedge, first_good
 from ._latency import RotatingQuantile
+from ._operations import Latencies
 from ._outcome import Outcome
 from ._retry import Retry, retry_after
 from ._statistics import Counts
-
-TIMEOUT_HEADER = "X-Request-Timeout"
-
-_NO_SLOT = nullcontext()
-# uvloop counts timers in whole milliseconds, so a timeout may cancel a little before its time.
-_TIMER_EARLY = 0.002
-_CONNECTED = frozenset(
-    ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete")
-)
-
-
-class Limit(Protocol):
-    """What bounds the calls at once; `stormproof.Limiter` is one."""
-
-    def slot(self) -> AbstractAsyncContextManager[Any]:
-        """Hold one slot inside `async with`; entering waits a bounded time, or raises."""
-        ...
+from ._wire import OnFault, Wire
 
 
 class Attempts:
-    """Sends what an upstream was asked for, again where that may help, and counts it.
-
-    Attributes:
-        is_told: Whether the client tells `note_connection` of its connections; otherwise each
-            request asks for it (httpcore2's trace, which costs a call a tenth).
-    """
+    """Sends what an upstream was asked for, again where that may help, and counts it."""
 
     def __init__(
         self,
         counts: Counts,
+        wire: Wire,
         *,
-        limit: Limit | None,
         budget: Budget | None,
         retry: Retry | None,
         hedge: Hedge | None,
         breaker: CircuitBreaker | None,
     ) -> None:
         self._counts = counts
-        self._limit = limit
+        self._wire = wire
         self._retry = retry
         self._hedge = hedge
         self._breaker = breaker
-        self._latency = (
-            None if hedge is None else RotatingQuantile(window=hedge.window, clock=LoopClock())
+        self._latencies = (
+            None if hedge is None else Latencies(window=hedge.window, clock=LoopClock())
         )
         self._budget = budget or Budget(clock=LoopClock())
-        self.is_told = False
 
     async def answer(
         self, client: Client, request: Any, *, ends_at: float, is_repeatable: bool
@@ -76,7 +53,7 @@ class Attempts:
         self._budget.note_call()
         failures = 0
         if not is_repeatable:
-            return (await self._attempt(client, request, ends_at)).unwrapped()
+            return (await self._wire.attempt(client, request, ends_at)).unwrapped()
         while True:
             outcome = await self._hedged(client, request, ends_at)
             failures += 1
@@ -87,24 +64,50 @@ class Attempts:
             self._counts.retries += 1
             request = repeated(request)
 
+    async def opened(
+        self,
+        held: AsyncExitStack,
+        client: Client,
+        request: Any,
+        *,
+        ends_at: float,
+        is_repeatable: bool,
+    ) -> tuple[Any, OnFault]:
+        """Return the answer to `request` with its body unread, and whom to tell of its faults.
+
+        Its slot and its connection are in `held`. Waits, and is cancelled, as `answer`.
+        """
+        self._budget.note_call()
+        failures = 0
+        while True:
+            async with AsyncExitStack() as attempt:
+                outcome, on_fault = await self._wire.opened(attempt, client, request, ends_at)
+                failures += 1
+                pause = self._pause(outcome, failures, ends_at) if is_repeatable else None
+                if pause is None:
+                    response = outcome.unwrapped()
+                    held.push_async_exit(attempt.pop_all())
+                    return response, on_fault
+            await asyncio.sleep(pause)
+            self._counts.retries += 1
+            request = repeated(request)
+
     async def _hedged(self, client: Client, request: Any, ends_at: float) -> Outcome:
         """Return the outcome of an attempt, or of a second one beside it when it is slow."""
-        delay = self._delay()
+        if self._hedge is None or self._latencies is None:
+            return await self._wire.attempt(client, request, ends_at)
+        latency = self._latencies.of(request)
+        delay = self._hedge.delay(latency, budget_left=self._budget.share_left)
         if delay is None or asyncio.get_running_loop().time() + delay >= ends_at:
-            return await self._attempt(client, request, ends_at)
+            return await _timed(self._wire.attempt(client, request, ends_at), latency)
         outcome, is_second = await first_good(
-            lambda: self._attempt(client, request, ends_at, delay),
-            lambda: self._attempt(client, repeated(request), ends_at, delay),
+            lambda: _timed(self._wire.attempt(client, request, ends_at), latency, delay),
+            lambda: _timed(self._wire.attempt(client, repeated(request), ends_at), latency, delay),
             delay=delay,
             may_hedge=self._may_hedge,
         )
         self._counts.hedges_won += is_second
         return outcome
-
-    def _delay(self) -> float | None:
-        if self._hedge is None or self._latency is None:
-            return None
-        return self._hedge.delay(self._latency)
 
     def _may_hedge(self) -> bool:
         if self._breaker is not None and self._breaker.circuit is not Circuit.CLOSED:
@@ -132,82 +135,19 @@ class Attempts:
         self._counts.extra_refused += 1
         return False
 
-    async def _attempt(
-        self, client: Client, request: Any, ends_at: float, delay: float = math.inf
-    ) -> Outcome:
-        """Make one attempt, if the circuit breaker lets it through, and tell it how that ended."""
-        if self._breaker is None:
-            return await self._sent(client, request, ends_at, delay)
-        try:
-            permit = self._breaker.permit()
-        except CircuitOpen as exc:
-            return Outcome(error=exc)
-        loop = asyncio.get_running_loop()
-        began_at = loop.time()
-        try:
-            outcome = await self._sent(client, request, ends_at, delay)
-            _tell(permit, outcome, loop.time() - began_at)
-            return outcome
-        except asyncio.CancelledError:
-            if loop.time() >= ends_at - _TIMER_EARLY:
-                permit.late(loop.time() - began_at)
-            raise
-        finally:
-            permit.abandoned()  # when nothing was told
 
-    async def _sent(self, client: Client, request: Any, ends_at: float, delay: float) -> Outcome:
-        """Send one attempt; given up after more than `delay` seconds, it still counts as slow."""
-        loop = asyncio.get_running_loop()
-        began_at = loop.time()
-        try:
-            async with self._slot():
-                left = ends_at - loop.time()
-                request.headers[TIMEOUT_HEADER] = f"{max(0.0, left):.3f}"
-                response = await client.send(self._counted(request))
-        except asyncio.CancelledError:
-            if loop.time() - began_at >= delay:
-                self._took(loop.time() - began_at)
-            raise
-        except Exception as exc:
-            return Outcome(error=exc)
-        outcome = Outcome(response)
-        if outcome.is_good:
-            self._took(loop.time() - began_at)
-        return outcome
-
-    def _took(self, seconds: float) -> None:
-        if self._latency is not None:
-            self._latency.record(seconds)
-
-    def _slot(self) -> AbstractAsyncContextManager[Any]:
-        return _NO_SLOT if self._limit is None else self._limit.slot()
-
-    def note_connection(self) -> None:
-        """Count a connection that was made."""
-        self._counts.connections_opened += 1
-
-    def _counted(self, request: Any) -> Any:
-        """Count the connections that `request` opens, unless somebody else is told of them."""
-        extensions = None if self.is_told else getattr(request, "extensions", None)
-        if extensions is not None:
-            extensions.setdefault("trace", self._trace)
-        return request
-
-    async def _trace(self, name: str, details: dict[str, Any]) -> None:
-        if name in _CONNECTED:
-            self.note_connection()
-
-
-def _tell(permit: Permit, outcome: Outcome, seconds: float) -> None:
-    """Tell the circuit breaker what an attempt says about the upstream."""
-    if outcome.error is None:
-        if outcome.response.status_code < 500:
-            permit.succeeded()
-        else:
-            permit.failed()
-        return
-    fault = fault_of(outcome.error)
-    if fault is Fault.LATE:
-        permit.late(seconds)
-    elif fault is not None:
-        permit.failed()
+async def _timed(
+    attempt: Coroutine[Any, Any, Outcome], latency: RotatingQuantile, delay: float = math.inf
+) -> Outcome:
+    """Return the outcome, and record what it took; given up after `delay` it was slow, too."""
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    try:
+        outcome = await attempt
+    except asyncio.CancelledError:
+        if loop.time() - began_at >= delay:
+            latency.record(loop.time() - began_at)
+        raise
+    if outcome.is_good:
+        latency.record(loop.time() - began_at)
+    return outcome

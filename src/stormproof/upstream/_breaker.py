@@ -1,14 +1,16 @@
 """The circuit breaker: asks a failing upstream nothing for a while, then little, then all."""
 
-import math
 from collections.abc import Callable
 from enum import Enum
 
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.events import CircuitChanged, Events
+from stormproof._core.primitives import register
 from stormproof.errors import CircuitOpen, InvalidSetting
 
 from ._recent import RecentCounts
+from ._seconds import check_seconds
+from ._statistics import BreakerStatistics
 
 _FIRST_SHARE = 0.1
 
@@ -111,9 +113,8 @@ class CircuitBreaker:
             raise InvalidSetting(f"CircuitBreaker(failure_rate={failure_rate!r}) must be in (0, 1]")
         if min_calls < 1:
             raise InvalidSetting(f"CircuitBreaker(min_calls={min_calls!r}) must be 1 or more")
-        _check_seconds(window=window, open_for=open_for, late_after=late_after)
-        if not 0 <= ramp < math.inf:
-            raise InvalidSetting(f"CircuitBreaker(ramp={ramp!r}) must be finite seconds, 0 or more")
+        check_seconds("CircuitBreaker", window=window, open_for=open_for, late_after=late_after)
+        check_seconds("CircuitBreaker", or_zero=True, ramp=ramp)
         self._failure_rate = failure_rate
         self._min_calls = min_calls
         self._open_for = open_for
@@ -131,6 +132,12 @@ class CircuitBreaker:
         self._refused = 0
         self._reason = ""
         self._recent = RecentCounts(window=window, clock=clock)  # ended, and of these failed
+        register("breaker", self)
+
+    @property
+    def name(self) -> str:
+        """What errors and events call it."""
+        return self._name
 
     @property
     def circuit(self) -> Circuit:
@@ -144,6 +151,16 @@ class CircuitBreaker:
     def refused(self) -> int:
         """How many attempts it has not let through."""
         return self._refused
+
+    def statistics(self) -> BreakerStatistics:
+        """Return the counts of this moment."""
+        return BreakerStatistics(
+            circuit=self.circuit.value,
+            in_flight=self._in_flight,
+            refused=self._refused,
+            ended=self._recent.first,
+            failed=self._recent.second,
+        )
 
     @property
     def would_permit(self) -> bool:
@@ -245,11 +262,3 @@ class CircuitBreaker:
             f"look at the upstream, and answer without it meanwhile",
             retry_after=max(0.0, left),
         )
-
-
-def _check_seconds(**arguments: float) -> None:
-    for name, seconds in arguments.items():
-        if not 0 < seconds < math.inf:
-            raise InvalidSetting(
-                f"CircuitBreaker({name}={seconds!r}) must be finite seconds above 0"
-            )

@@ -1,11 +1,10 @@
 """The budget: how many extra attempts, retries and hedges together, an upstream is asked for."""
 
-import math
-
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof.errors import InvalidSetting
 
 from ._recent import RecentCounts
+from ._seconds import check_seconds
 
 
 class Budget:
@@ -49,8 +48,7 @@ class Budget:
             raise InvalidSetting(f"Budget(fraction={fraction!r}) must be from 0 to 1")
         if minimum < 0:
             raise InvalidSetting(f"Budget(minimum={minimum!r}) must be 0 or more")
-        if not 0 < window < math.inf:
-            raise InvalidSetting(f"Budget(window={window!r}) must be finite seconds above 0")
+        check_seconds("Budget", window=window)
         self._fraction = fraction
         self._minimum = minimum
         self._recent = RecentCounts(window=window, clock=clock)  # calls, and extra attempts
@@ -66,6 +64,12 @@ class Budget:
         """How many extra attempts it would allow now."""
         self._recent.look()
         return max(0, self._allowed() - self._recent.second)
+
+    @property
+    def share_left(self) -> float:
+        """The share of its extra attempts that it would still allow, 0 to 1."""
+        left = self.left
+        return left / self._allowed() if left else 0.0
 
     def note_call(self) -> None:
         """Count a call's first attempt."""

@@ -2,20 +2,24 @@
 
 import asyncio
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from stormproof._core import events
 from stormproof.errors import StormproofError, UpstreamFailed, UpstreamTimeout
 
 from . import _faults as faults
 from ._attempts import Attempts
+from ._body import Body
 from ._client import Client
 from ._fan_out import run_parts
 from ._faults import Fault
 from ._statistics import Counts
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +69,56 @@ class Calls:
         counts.calls += 1
         counts.in_flight += 1
         try:
-            if call.seconds <= 0:
-                raise TimeoutError
-            async with asyncio.timeout(call.seconds):
-                response = await self._attempts.answer(
+            response = await self._in_time(
+                call,
+                began_at,
+                lambda: self._attempts.answer(
                     client,
                     call.request,
                     ends_at=began_at + call.seconds,
                     is_repeatable=call.is_repeatable,
-                )
-        except Exception as exc:
-            error = self._error(call, exc)
-            if error is None:
-                raise
-            raise self._noted(error, began_at) from exc
+                ),
+            )
         finally:
             counts.in_flight -= 1
-        if call.raise_for_status and not response.is_success:
-            cause = f"answered {response.status_code}"
-            raise self._noted(faults.failed(self._name, call.request, cause), began_at)
+        self._check(call, response, began_at)
         return response
+
+    @asynccontextmanager
+    async def opened(self, client: Client, call: Call, *, idle: float) -> AsyncIterator[Any]:
+        """Yield the answer to `call` as soon as its head is there; its seconds end with that.
+
+        Each piece of the body may take `idle` seconds. Left or cancelled: the answer is closed.
+        """
+        began_at = asyncio.get_running_loop().time()
+        counts = self._counts
+        counts.calls += 1
+        counts.in_flight += 1
+        try:
+            async with AsyncExitStack() as held:
+                response, on_fault = await self._in_time(
+                    call,
+                    began_at,
+                    lambda: self._attempts.opened(
+                        held,
+                        client,
+                        call.request,
+                        ends_at=began_at + call.seconds,
+                        is_repeatable=call.is_repeatable,
+                    ),
+                )
+                self._check(call, response, began_at)
+
+                def translated(error: Exception) -> Exception | None:
+                    on_fault(error, idle)
+                    late = faults.stalled(self._name, call.request, idle)
+                    ours = self._error(call, error, late=late)
+                    return None if ours is None else self._noted(ours, began_at)
+
+                response.stream = Body(response.stream, idle=idle, translated=translated)
+                yield response
+        finally:
+            counts.in_flight -= 1
 
     async def outcomes(
         self,
@@ -117,13 +151,40 @@ class Calls:
                 raise result.error
         return {name: results[name].error or results[name].value for name in calls}
 
-    def _error(self, call: Call, error: Exception) -> UpstreamFailed | UpstreamTimeout | None:
-        """Return the error of ours for what a call ended in; None: it is not the upstream's."""
+    async def _in_time(
+        self, call: Call, began_at: float, attempts: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Return what `attempts` returns, or raise what it ended in as an error of ours."""
+        try:
+            if call.seconds <= 0:
+                raise TimeoutError
+            async with asyncio.timeout(call.seconds):
+                return await attempts()
+        except Exception as exc:
+            error = self._error(call, exc)
+            if error is None:
+                raise
+            raise self._noted(error, began_at) from exc
+
+    def _check(self, call: Call, response: Any, began_at: float) -> None:
+        if call.raise_for_status and not response.is_success:
+            cause = f"answered {response.status_code}"
+            raise self._noted(faults.failed(self._name, call.request, cause), began_at)
+
+    def _error(
+        self, call: Call, error: Exception, *, late: UpstreamTimeout | None = None
+    ) -> UpstreamFailed | UpstreamTimeout | None:
+        """Return the error of ours for what a call ended in; None: it is not the upstream's.
+
+        `late` is the one for a time that was over, if it was not that of the call.
+        """
         fault = faults.fault_of(error)
         if fault is None:
             return None
         if fault is not Fault.LATE:
             return faults.broken(self._name, call.request, fault, error)
+        if late is not None:
+            return late
         if call.seconds <= 0:
             return faults.not_asked(self._name, call.request)
         load = f"{self._counts.in_flight} {self._load}"

@@ -11,6 +11,7 @@ from stormproof._core.deadline import Deadline, bounded, current_deadline, in_fo
 from stormproof.errors import InvalidSetting, UpstreamFailed, UpstreamTimeout
 
 from ._clock import LoopClock
+from ._seconds import check_seconds
 
 T = TypeVar("T")
 Part: TypeAlias = Callable[[], Awaitable[T]]
@@ -203,8 +204,8 @@ def _check(
     for name in fallback:
         if name not in calls or name in required:
             raise InvalidSetting(f"fallback has {name!r}, which is not one of the optional calls")
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise InvalidSetting(f"timeout={timeout!r} must be a finite number of seconds above 0")
+    if timeout is not None:
+        check_seconds("fan_out", timeout=timeout)
     check_width(width)
 
 

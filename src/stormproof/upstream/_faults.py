@@ -58,6 +58,14 @@ def late(upstream: str, request: Any, seconds: float, *, load: str) -> UpstreamT
     )
 
 
+def stalled(upstream: str, request: Any, seconds: float) -> UpstreamTimeout:
+    """Return the error for a body whose next piece did not come within `seconds`."""
+    return UpstreamTimeout(
+        f"upstream {upstream!r} began to answer {address(request)}, but its next piece did not "
+        f"come within {seconds:.3f} s, or by the deadline; allow `idle` more, or read it again"
+    )
+
+
 def too_few(
     upstream: str, succeeded: int, needed: int, errors: Mapping[str, StormproofError]
 ) -> StormproofError:

@@ -10,6 +10,9 @@ from stormproof.errors import InvalidSetting
 
 from ._latency import RotatingQuantile
 from ._outcome import Outcome
+from ._seconds import check_seconds
+
+_MOST_SCARCE = 10.0
 
 _Task: TypeAlias = asyncio.Task[Outcome]
 
@@ -18,9 +21,16 @@ _Task: TypeAlias = asyncio.Task[Outcome]
 class Hedge:
     """When an idempotent call is slow enough to be sent a second time.
 
-    After `factor` x the `quantile` of what calls to this upstream took lately, and no sooner
+    After `factor` x the `quantile` of what calls of this operation took lately, and no sooner
     than `min_delay`. With `factor` 1 and the p95 a twentieth of all calls is sent twice; with
     1.5 only those that are out of the ordinary are. There is no hedge before `min_calls` were seen.
+    When less than half of the budget is left the delay grows, up to tenfold, so that the rest
+    goes to the slowest calls and not to those that are a little late on a busy machine.
+
+    An operation is a method, a host and a path without its ids (segments with a digit, or of
+    more than 24 characters), or what the caller says: `get("/users/ada", operation="user")`.
+    64 are kept apart, all others share one.
+
     An attempt that was given up counts for what it had taken by then, if that was longer than
     the delay: otherwise each hedge that wins would make the next one come sooner.
 
@@ -51,18 +61,24 @@ class Hedge:
             raise InvalidSetting(f"Hedge(quantile={self.quantile!r}) must be between 0 and 1")
         if self.min_calls < 1:
             raise InvalidSetting(f"Hedge(min_calls={self.min_calls!r}) must be 1 or more")
-        for name in ("factor", "min_delay", "window"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidSetting(
-                    f"Hedge({name}={getattr(self, name)!r}) must be finite and above 0"
-                )
+        if not 0 < self.factor < math.inf:
+            raise InvalidSetting(f"Hedge(factor={self.factor!r}) must be finite and above 0")
+        check_seconds("Hedge", min_delay=self.min_delay, window=self.window)
 
-    def delay(self, latency: RotatingQuantile) -> float | None:
-        """Return the seconds after which a call is sent again; None: it is not."""
+    def delay(self, latency: RotatingQuantile, *, budget_left: float = 1.0) -> float | None:
+        """Return the seconds after which a call is sent again; None: it is not.
+
+        Args:
+            latency: What such calls took lately.
+            budget_left: The share of the budget that is left, 0 to 1.
+        """
         if latency.total < self.min_calls:
             return None
         usual = latency.quantile(self.quantile)
-        return None if usual is None else max(self.min_delay, self.factor * usual)
+        if usual is None:
+            return None
+        scarcity = min(_MOST_SCARCE, 0.5 / budget_left) if 0 < budget_left < 0.5 else 1.0
+        return max(self.min_delay, self.factor * usual) * scarcity
 
 
 async def first_good(

@@ -7,20 +7,18 @@ against 1430).
 """
 
 import asyncio
-import contextlib
-import ipaddress
-import itertools
 import select
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Self, cast
 
 import httpcore2
 import httpx2
 
+from ._addresses import connected
+
 _BUFFERED_BYTES = 256 * 1024
-_HEAD_START = 0.25
 
 
 class OwnTransport(httpx2.AsyncHTTPTransport):
@@ -62,88 +60,13 @@ class _Network(httpcore2.AsyncNetworkBackend):
         """Connect to the first address of `host` that answers."""
         try:
             async with asyncio.timeout(timeout):
-                stream = await _connected(host, port)
+                stream = await connected(_Stream, host, port)
         except TimeoutError as exc:
             raise httpcore2.ConnectTimeout(str(exc)) from exc
         except OSError as exc:
             raise httpcore2.ConnectError(str(exc)) from exc
         self._on_connected()
         return stream
-
-
-async def _connected(host: str, port: int) -> "_Stream":
-    addresses = await _addresses(host, port)
-    if len(addresses) == 1:
-        return await _connected_to(addresses[0], port)
-    attempts: list[asyncio.Task[_Stream]] = []
-    try:
-        winner = await _race(attempts, addresses, port)
-        await _reaped([attempt for attempt in attempts if attempt is not winner])
-    except BaseException:
-        await _reaped(attempts)
-        raise
-    return winner.result()
-
-
-async def _addresses(host: str, port: int) -> Sequence[str]:
-    """Return the addresses of `host`, the two families in turns."""
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(host.partition("%")[0])
-        return [host]
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    families = [
-        [str(address[0]) for family, *_, address in found if family is wanted]
-        for wanted in (socket.AF_INET6, socket.AF_INET)
-    ]
-    in_turns = itertools.chain.from_iterable(itertools.zip_longest(*families))
-    return list(dict.fromkeys(filter(None, in_turns)))
-
-
-async def _race(
-    attempts: list["asyncio.Task[_Stream]"], addresses: Sequence[str], port: int
-) -> "asyncio.Task[_Stream]":
-    """Return the first attempt that connects; all that were begun are added to `attempts`.
-
-    Source: RFC 8305 (Happy Eyeballs), 5.
-    """
-    for number, address in enumerate(addresses, start=1):
-        attempts.append(asyncio.create_task(_connected_to(address, port)))
-        head_start = _HEAD_START if number < len(addresses) else None
-        pending = {attempt for attempt in attempts if not attempt.done()}
-        while pending:
-            done, pending = await asyncio.wait(
-                pending, timeout=head_start, return_when=asyncio.FIRST_COMPLETED
-            )
-            for attempt in done:
-                if attempt.exception() is None:
-                    return attempt
-            if head_start is not None:
-                break
-    reasons = zip(addresses, attempts, strict=True)
-    raise OSError(
-        "; ".join(f"{address}: {attempt.exception()}" for address, attempt in reasons)
-        or "its name has no address"
-    )
-
-
-async def _reaped(attempts: Sequence["asyncio.Task[_Stream]"]) -> None:
-    """Cancel and await `attempts`, and close what they connected."""
-    for attempt in attempts:
-        attempt.cancel()
-        attempt.add_done_callback(_close)
-    if attempts:
-        await asyncio.wait(attempts)
-
-
-def _close(attempt: "asyncio.Task[_Stream]") -> None:
-    if not attempt.cancelled() and attempt.exception() is None:
-        attempt.result().abort()
-
-
-async def _connected_to(address: str, port: int) -> "_Stream":
-    _, stream = await asyncio.get_running_loop().create_connection(_Stream, address, port)
-    return stream
 
 
 class _Stream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
@@ -241,6 +164,7 @@ class _Stream(httpcore2.AsyncNetworkStream, asyncio.Protocol):
         self.abort()
 
     def abort(self) -> None:
+        self._is_over = True
         # First a close, which tells the other side by TLS; then no waiting for its answer.
         self._transport.close()
         self._transport.abort()

@@ -1,6 +1,5 @@
 """Retries: which failures are worth another attempt, and how long to pause before it."""
 
-import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from stormproof.errors import InvalidSetting
 
 from ._faults import Fault, fault_of
 from ._outcome import Outcome
+from ._seconds import check_seconds
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 """Methods whose second request changes nothing more (RFC 9110, 9.2.2)."""
@@ -53,11 +53,7 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise InvalidSetting(f"Retry(attempts={self.attempts!r}) must be 1 or more")
-        for name in ("base", "cap"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidSetting(
-                    f"Retry({name}={getattr(self, name)!r}) must be finite seconds, 0 or more"
-                )
+        check_seconds("Retry", or_zero=True, base=self.base, cap=self.cap)
 
     def wants(self, outcome: Outcome) -> bool:
         """Return whether `outcome` is a failure that is worth another attempt."""

@@ -1,16 +1,16 @@
 """Single flight: many who want the same thing at once share one call for it."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 from stormproof._core.deadline import Deadline, context_without_deadline, in_force, remaining
-from stormproof.errors import DeadlineExceeded, InvalidSetting, UpstreamFailed, UpstreamTimeout
+from stormproof.errors import DeadlineExceeded, UpstreamFailed, UpstreamTimeout
 
 from ._clock import LoopClock
+from ._seconds import check_seconds
 
 T = TypeVar("T")
 
@@ -39,10 +39,7 @@ class SingleFlight(Generic[T]):
     """
 
     def __init__(self, *, timeout: float = 10.0, name: str = "flight") -> None:
-        if not 0 < timeout < math.inf:
-            raise InvalidSetting(
-                f"SingleFlight(timeout={timeout!r}) must be a finite number of seconds above 0"
-            )
+        check_seconds("SingleFlight", timeout=timeout)
         self._timeout = timeout
         self._name = name
         self._flights: dict[Hashable, _Flight[T]] = {}

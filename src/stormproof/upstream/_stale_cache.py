@@ -1,6 +1,5 @@
 """A cache that gives what it had, with its age, when asking again fails."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Generic, Self, TypeVar
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof.errors import InvalidSetting
 
+from ._seconds import check_seconds
 from ._single_flight import SingleFlight
 
 T = TypeVar("T")
@@ -73,11 +73,7 @@ class StaleCache(Generic[T]):
         name: str = "cache",
         clock: Clock = MONOTONIC,
     ) -> None:
-        for argument, seconds in (("fresh_for", fresh_for), ("stale_for", stale_for)):
-            if not 0 <= seconds < math.inf:
-                raise InvalidSetting(
-                    f"StaleCache({argument}={seconds!r}) must be finite seconds, 0 or more"
-                )
+        check_seconds("StaleCache", or_zero=True, fresh_for=fresh_for, stale_for=stale_for)
         if max_entries < 1:
             raise InvalidSetting(f"StaleCache(max_entries={max_entries!r}) must be 1 or more")
         self._fresh_for = fresh_for

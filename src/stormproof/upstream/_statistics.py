@@ -33,6 +33,25 @@ class UpstreamStatistics:
     circuit: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BreakerStatistics:
+    """What a circuit breaker lets through, and what it counts.
+
+    Attributes:
+        circuit: "closed", "open", "half-open" or "ramping".
+        in_flight: Attempts under way that it let through since it last changed.
+        refused: Attempts that it has not let through.
+        ended: Attempts that ended in its window, as of the last one.
+        failed: Of these, the ones that failed.
+    """
+
+    circuit: str
+    in_flight: int
+    refused: int
+    ended: int
+    failed: int
+
+
 @dataclass(eq=False, slots=True)
 class Counts:
     """The same counts while they change."""

@@ -1,32 +1,24 @@
 """The upstream: one HTTP client for the service's life, total timeouts, and partial fan-out."""
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeAlias, cast, overload
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, TypeAlias, cast, overload
 
 import httpx2
 
-from stormproof._core.deadline import bounded
-from stormproof._core.lifecycle import Lifecycle, Loss
-from stormproof.errors import InvalidSetting, NotStarted, StormproofError
+from stormproof.errors import InvalidSetting, StormproofError
 
-from ._attempts import Attempts, Limit
-from ._breaker import CircuitBreaker
-from ._budget import Budget
-from ._calls import Call, Calls
-from ._client import Client, built_client, checked_client, has_whole_body
 from ._fan_out import check_names, check_width
 from ._faults import too_few
 from ._gathered import Gathered
-from ._hedge import Hedge
-from ._retry import IDEMPOTENT, Retry
-from ._statistics import Counts, UpstreamStatistics
+from ._part import UpstreamPart
+from ._seconds import check_seconds
 
 Target: TypeAlias = str | httpx2.Request
 
 
-class Upstream:
+class Upstream(UpstreamPart):
     """An HTTP client that lives as long as the service: a `Part`, or `async with upstream:`.
 
     Every call takes at most min(`timeout`, what remains of the request's deadline) seconds in
@@ -60,137 +52,6 @@ class Upstream:
     versionadded: 0.1
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "upstream",
-        base_url: str = "",
-        timeout: float = 10.0,
-        max_connections: int = 100,
-        headers: Mapping[str, str] | None = None,
-        follow_redirects: bool = False,
-        transport: httpx2.AsyncBaseTransport | None = None,
-        limit: Limit | None = None,
-        retry: Retry | None = None,
-        hedge: Hedge | None = None,
-        budget: Budget | None = None,
-        breaker: CircuitBreaker | None = None,
-        client: Client | None = None,
-    ) -> None:
-        _check_timeout(timeout)
-        if max_connections < 1:
-            raise InvalidSetting(f"Upstream(max_connections={max_connections!r}) must be 1 or more")
-        if client is not None and (base_url or headers or follow_redirects or transport):
-            raise InvalidSetting(
-                "Upstream(client=...) takes no base_url, headers, follow_redirects or transport: "
-                "set them on the client"
-            )
-        self._name = name
-        self._base_url = base_url
-        self._timeout = timeout
-        self._max_connections = max_connections
-        self._headers = dict(headers or {})
-        self._follow_redirects = follow_redirects
-        self._transport = transport
-        self._yours = None if client is None else checked_client(client)
-        self._built: httpx2.AsyncClient | None = None
-        self._client: Client | None = None
-        self._counts = Counts()
-        self._breaker = breaker
-        self._attempts = Attempts(
-            self._counts, limit=limit, budget=budget, retry=retry, hedge=hedge, breaker=breaker
-        )
-        self._calls = Calls(
-            name,
-            self._counts,
-            self._attempts,
-            load=f"calls in flight on {max_connections} connections",
-        )
-
-    @property
-    def name(self) -> str:
-        """What errors, events and logs call it."""
-        return self._name
-
-    @property
-    def client(self) -> httpx2.AsyncClient:
-        """The client itself, for what this class does not do; its calls have no total timeout.
-
-        Raises:
-            NotStarted: Before `open` and after `close`.
-        """
-        return cast(httpx2.AsyncClient, self._opened())
-
-    def statistics(self) -> UpstreamStatistics:
-        """Return the counts of this moment."""
-        circuit = None if self._breaker is None else self._breaker.circuit.value
-        return self._counts.frozen(circuit=circuit)
-
-    async def open(self, lifecycle: Lifecycle | None = None) -> None:
-        """Build the client; its TLS settings (20 to 90 ms of CPU) are built in a thread.
-
-        Connects to nothing yet. Opened twice: does nothing. Cancelled: it is not open.
-        """
-        if self._client is not None:
-            return
-        if lifecycle is not None:
-            self._calls.events = lifecycle.events
-            if self._breaker is not None and self._breaker.events is None:
-                self._breaker.events = lifecycle.events
-        if self._yours is not None:
-            self._client = self._yours
-            return
-        self._built, is_told = await built_client(
-            base_url=self._base_url,
-            headers=self._headers,
-            max_connections=self._max_connections,
-            follow_redirects=self._follow_redirects,
-            transport=self._transport,
-            on_connected=self._attempts.note_connection,
-        )
-        self._attempts.is_told = is_told
-        self._client = self._built
-
-    async def drain(self, until: float) -> Sequence[Loss]:
-        """Do nothing: calls belong to the requests and tasks that made them."""
-        return []
-
-    async def close(self) -> None:
-        """Close the client and its connections, unless it is yours; twice: does nothing."""
-        built, self._built, self._client = self._built, None, None
-        if built is not None:
-            await built.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def build_request(self, method: str, url: str, **options: Any) -> httpx2.Request:
-        """Return a request for `send` or `gather`, with the base URL and the headers applied.
-
-        Args:
-            method: "GET", "POST", ...
-            url: Absolute, or relative to `base_url`.
-            **options: `params`, `headers`, `cookies`, `json`, `content`, `data`, `files`.
-
-        Raises:
-            InvalidSetting: The URL cannot be used.
-            NotStarted: The upstream is not open.
-        """
-        try:
-            request = self._opened().build_request(method, url, **options)
-        except httpx2.InvalidURL as exc:
-            raise InvalidSetting(f"upstream {self._name!r} got url={url!r}: {exc}") from exc
-        return self._checked(request)
-
     async def request(
         self,
         method: str,
@@ -212,7 +73,8 @@ class Upstream:
             url: Absolute, or relative to `base_url`.
             timeout: Seconds for this call, instead of the upstream's.
             raise_for_status: Whether an answer other than 2xx is an error.
-            idempotent: Whether it may be sent more than once; None: what its method says.
+            idempotent: Whether it may be sent more than once; None: what its method says, or
+                yes with an `Idempotency-Key`.
             **options: As in `build_request`.
 
         Raises:
@@ -239,6 +101,52 @@ class Upstream:
         client, seconds = self._opened(), self._seconds(timeout)
         call = self._call(self._checked(request), seconds, raise_for_status, idempotent)
         return cast(httpx2.Response, await self._calls.answer(client, call))
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout: float | None = None,
+        idle: float = 30.0,
+        raise_for_status: bool = False,
+        idempotent: bool | None = None,
+        **options: Any,
+    ) -> AsyncIterator[httpx2.Response]:
+        """Make one call whose body is read inside the block, piece by piece.
+
+        Entering waits at most min(`timeout`, the remaining deadline) seconds for the head of the
+        answer; until then it may be tried again, and it is never hedged. After that each piece
+        may take min(`idle`, the remaining deadline) seconds, and the whole as long as it likes.
+        The slot of the limit and the connection are held until the block ends; where the body
+        was not read to its end, the connection is closed. Cancelled: likewise.
+
+        Args:
+            method: "GET", "POST", ...
+            url: Absolute, or relative to `base_url`.
+            timeout: Seconds to the head of the answer, instead of the upstream's.
+            idle: Seconds to wait for each piece of the body.
+            raise_for_status: Whether an answer other than 2xx is an error.
+            idempotent: As in `request`.
+            **options: As in `build_request`.
+
+        Yields:
+            The answer; read it by `aiter_bytes()`, `aiter_lines()` or `aread()`.
+
+        Raises:
+            UpstreamTimeout: The head, or while reading a piece, was late (504).
+            UpstreamFailed: As in `request`, or, while reading, the body broke off (502).
+            CircuitOpen: The circuit breaker let nothing through (503).
+            InvalidSetting: The URL or a time cannot be used.
+            NotStarted: The upstream is not open.
+        """
+        client, seconds = self._opened(), self._seconds(timeout)
+        check_seconds("stream", idle=idle)
+        request = self.build_request(method, url, **options)
+        call = self._call(request, seconds, raise_for_status, idempotent)
+        async with self._calls.opened(client, call, idle=idle) as response:
+            yield response
 
     async def get(self, url: str, **options: Any) -> httpx2.Response:
         """Call `request("GET", url, ...)`."""
@@ -337,30 +245,6 @@ class Upstream:
             raise too_few(self._name, len(values), min_success, errors)
         return Gathered(self._name, MappingProxyType(values), MappingProxyType(errors))
 
-    def _opened(self) -> Client:
-        if self._client is None:
-            raise NotStarted(
-                f"upstream {self._name!r} is not open; give it to install(app, ...), or use it "
-                f"in `async with upstream:`"
-            )
-        return self._client
-
-    def _call(
-        self,
-        request: httpx2.Request,
-        seconds: float,
-        raise_for_status: bool,
-        idempotent: bool | None,
-    ) -> Call:
-        is_idempotent = request.method in IDEMPOTENT if idempotent is None else idempotent
-        return Call(request, seconds, raise_for_status, is_idempotent and has_whole_body(request))
-
-    def _seconds(self, timeout: float | None) -> float:
-        if timeout is None:
-            return bounded(self._timeout)
-        _check_timeout(timeout)
-        return bounded(timeout)
-
     def _requests(self, calls: Sequence[Mapping[str, Target] | str]) -> dict[str, httpx2.Request]:
         named: dict[str, Target] = {}
         for call in calls:
@@ -371,16 +255,3 @@ class Upstream:
             else self._checked(target)
             for name, target in named.items()
         }
-
-    def _checked(self, request: httpx2.Request) -> httpx2.Request:
-        if request.url.scheme not in ("http", "https") or not request.url.host:
-            raise InvalidSetting(
-                f"upstream {self._name!r} got url={str(request.url)!r}; pass an http(s) URL, or "
-                f"a path together with Upstream(base_url=...)"
-            )
-        return request
-
-
-def _check_timeout(timeout: float) -> None:
-    if not 0 < timeout < math.inf:
-        raise InvalidSetting(f"timeout={timeout!r} must be a finite number of seconds above 0")
