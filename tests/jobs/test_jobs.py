@@ -43,7 +43,7 @@ async def test_committed_means_enqueued_and_rolled_back_means_not(
         assert done == []  # not before the COMMIT
     await stands(jobs, handle.id, "done")
     assert done == ["committed"]
-    assert jobs.statistics().done == 1
+    await until(lambda: jobs.statistics().done == 1)  # the store knows a moment before
 
 
 async def test_a_session_of_sqlalchemy_alone_will_do(jobs: Jobs, database: Database) -> None:
