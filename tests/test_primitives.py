@@ -20,6 +20,8 @@ def made() -> Iterator[object]:
     yield stormproof.Threads(2, name="test reports")
     yield stormproof.Admission(limiter, name="test http")
     yield stormproof.Upstream(base_url="http://127.0.0.1:9", name="test prices")
+    yield stormproof.Hub(name="test news")
+    yield stormproof.Tasks(name="test work")
     yield stormproof.Database("sqlite+aiosqlite:///never_opened.db", name="test orders")
 
 
@@ -42,9 +44,11 @@ async def test_all_are_told_with_their_counts_and_none_is_kept_alive() -> None:
             ("adaptive", "test quotes"),
             ("admission", "test http"),
             ("database", "test orders"),
+            ("hub", "test news"),
             ("limiter", "test inside"),
             ("limiter", "test search"),
             ("rate", "test-login"),
+            ("tasks", "test work"),
             ("threads", "test reports"),
             ("upstream", "test prices"),
         ]

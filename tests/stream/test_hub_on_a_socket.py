@@ -104,7 +104,7 @@ async def test_client_that_leaves_is_noticed_at_once(http: str, is_abrupt: bool)
                 if is_abrupt:
                     stream.abort()
             await until(lambda: not lifecycle.streams)
-            assert time.monotonic() - left_at < 0.5  # 0.02 s on an idle machine
+            assert time.monotonic() - left_at < 0.5
     assert seen == ["left"]
 
 

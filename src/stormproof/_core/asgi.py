@@ -31,8 +31,9 @@ def request_name(scope: Scope) -> str:
 
     Before routing, and for paths that match no route, the raw path stands in its place.
     """
-    route = scope.get("route")
-    path = getattr(route, "path", None) or scope.get("path", "")
+    # FastAPI (0.165) keeps included routers as they are: the route's own path lacks their prefix.
+    included = scope.get("fastapi", {}).get("effective_route_context")
+    path = getattr(included or scope.get("route"), "path", None) or scope.get("path", "")
     return f"{scope.get('method', scope['type'])} {path}"
 
 

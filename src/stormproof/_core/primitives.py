@@ -24,8 +24,8 @@ class Primitive:
     """One limit, pool or quota, as it was when `primitives()` was called.
 
     Attributes:
-        kind: "limiter", "adaptive", "rate", "admission", "threads", "database", "upstream" or
-            "breaker".
+        kind: "limiter", "adaptive", "rate", "admission", "threads", "database", "upstream",
+            "breaker", "tasks", "jobs" or "hub".
         name: Its name; two of a kind may have the same.
         counts: Its statistics by the name of their field.
     """

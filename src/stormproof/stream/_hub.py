@@ -9,6 +9,7 @@ from typing import Any, Protocol, overload
 
 from stormproof._core.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, send_answer
 from stormproof._core.lifecycle import Lifecycle, Loss
+from stormproof._core.primitives import register
 from stormproof.errors import BusUnavailable, InvalidSetting, StormproofError
 
 from ._backlog import Policy
@@ -152,6 +153,7 @@ class Hub:
         )
         self._service = HubService(self._bus, self._settings)
         self._to_json = json_encoder()
+        register("hub", self)
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.events import Events, TaskFailed, TaskRefused
 from stormproof._core.origin import Origin
+from stormproof._core.primitives import register
 from stormproof.errors import TasksFull
 
 from ._handle import AnyHandle, TaskState
@@ -51,7 +52,7 @@ class Roll:
     """The strong references to all tasks, and the counts of those that have ended.
 
     Args:
-        name: What error messages call the supervisor.
+        name: What error messages and `primitives()` call the supervisor.
         max_running: How many tasks may be running or promised at once; services not counted.
     """
 
@@ -61,12 +62,13 @@ class Roll:
         # The only strong references: asyncio itself holds tasks weakly, and one that waits
         # on nothing but objects of its own is collected in the middle of its work.
         self.running: dict[asyncio.Task[Any], AnyHandle] = {}
-        self._name = name
+        self.name = name
         self._max_running = max_running
         self._services = self._promised = 0
         self._accepted = self._refused = 0
         self._ends: dict[TaskState, int] = {}
         self._lock = threading.Lock()
+        register("tasks", self)
 
     def tasks(self) -> list[AnyHandle]:
         """Return who was spawned and has not ended."""
@@ -105,7 +107,7 @@ class Roll:
             self._refused += 1
         self.events.emit(TaskRefused(name, taken, self._max_running))
         raise TasksFull(
-            f"tasks {self._name!r} are full ({taken} of {self._max_running} running), so {name!r} "
+            f"tasks {self.name!r} are full ({taken} of {self._max_running} running), so {name!r} "
             "was not started; try later, shed earlier with a Limiter, or raise max_running",
             retry_after=_RETRY_AFTER,
         )
