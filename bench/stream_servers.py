@@ -8,7 +8,7 @@ event is the time at which it was published.
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import uvicorn
@@ -97,11 +97,12 @@ def with_controls(app: FastAPI, publish: Callable[[], Any]) -> Any:
         async def ping() -> str:
             return ""
 
-    async def controls(scope: Any, receive: Any, send: Any) -> None:
-        path = scope.get("path")
-        if path not in ("/publish", "/cpu"):
-            await app(scope, receive, send)
-            return
+    def controls(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        if scope.get("path") in ("/publish", "/cpu"):
+            return control(scope["path"], send)
+        return app(scope, receive, send)
+
+    async def control(path: str, send: Any) -> None:
         if path == "/publish":
             await publish()
         body = f"{time.process_time():.6f}".encode()
@@ -223,6 +224,7 @@ def main() -> None:
             log_level="error",
             loop="uvloop",
             http="httptools",
+            interface="asgi3",
         )
 
 

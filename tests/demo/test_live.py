@@ -28,7 +28,7 @@ async def page() -> AsyncIterator[Page]:
 @pytest.fixture
 async def proxy() -> AsyncIterator[FaultProxy]:
     async with ServerProcess(DEMO, env={"STORMPROOF_PRESTOP": "0"}) as process:
-        line = await process.wait_for_line(r"serving on http://127\.0\.0\.1:(\d+)", timeout=15.0)
+        line = await process.wait_for_line(r"serving on http://127\.0\.0\.1:(\d+)", timeout=60.0)
         async with FaultProxy.before("demo", "127.0.0.1", int(line[1])) as proxy:
             yield proxy
 
@@ -41,7 +41,7 @@ async def counted(page: Page, condition: str) -> dict[str, object]:
         told.update(await page.evaluate(COUNTS))
         return bool(eval(condition, {}, dict(told)))
 
-    await until(is_true, timeout=20.0, what=f"{condition} on the page")
+    await until(is_true, timeout=60.0, what=f"{condition} on the page")
     return told
 
 

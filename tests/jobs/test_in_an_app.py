@@ -20,7 +20,7 @@ from stormproof.database import Database
 from stormproof.jobs import Job, Jobs
 from stormproof.serve._admin import AdminServer
 from stormproof.serve._snapshot import Observer
-from tests.harness import request
+from tests.harness import request, until
 
 from .work import stands
 
@@ -60,7 +60,7 @@ async def test_dependencies_are_solved_without_a_request_and_end_with_the_job(
         await session.execute(text("CREATE TABLE sent (a TEXT)"))
         log.append(f"{mailer} sends to {to} in {place}, job {job.id}")
 
-    @jobs.task(retries=0)
+    @jobs.task(retries=5)  # which would not help
     async def translate(language: str = Depends(language)) -> None: ...
 
     await jobs.open()
@@ -115,6 +115,7 @@ async def test_the_admin_listener_shows_jobs_and_changes_nothing(
         failed = await fails.enqueue(session)
         await later.enqueue(session, delay=60)
     await stands(jobs, failed.id, "held")
+    await until(lambda: jobs.statistics().held == 1)
     with AdminServer(lambda *, with_open: (), jobs=observer.jobs) as server:
         port = server.address[1]
         (shown,) = json.loads((await request(port, "GET", "/jobs")).body)

@@ -1,6 +1,11 @@
 """Leases: whose a job is, also in the moment between two runs of it."""
 
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
 from stormproof.jobs._leases import Leases
+from stormproof.jobs._port import EnginePort
 
 
 def test_a_job_that_is_picked_again_before_its_end_is_heard_of_is_a_new_run() -> None:
@@ -17,3 +22,22 @@ def test_a_job_that_is_picked_again_before_its_end_is_heard_of_is_a_new_run() ->
     assert leases.ending(7) == 3
     leases.give_up([7])
     assert leases.ids() == []
+
+
+async def test_a_job_that_cannot_be_given_back_while_closing_is_not_held() -> None:
+    """The engine takes what `retry_job` raises for the failure of the job."""
+
+    class Away:
+        leases = Leases()
+
+        async def again(self, *_: object, is_counted: bool) -> bool:
+            raise ConnectionError("the database is away")
+
+    store: Any = Away()
+    port = EnginePort(store, concurrency=1)
+    port.is_closing = True
+    store.leases.take(7, 1)
+    store.leases.handed_back.add(7)
+    job: Any = SimpleNamespace(id=7)
+    await port.retry_job(job, timedelta(0), None)
+    assert store.leases.ids() == [7]  # left to whoever finds this process dead

@@ -24,7 +24,7 @@ async def relay(request: pytest.FixtureRequest, postgres_database: str) -> Async
 async def test_jobs_go_on_after_an_outage_and_their_ends_are_stored(
     relay: Relay, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_driver, "_PATIENCE", 0.3)
+    monkeypatch.setattr(_driver, "_PATIENCE", 1.0)
     monkeypatch.setattr(_port, "_LONGEST_PAUSE", 0.2)
     may_end, begun, done = asyncio.Event(), list[int](), list[int]()
     async with Database(relay.url, unready_after=None) as database:
@@ -40,13 +40,13 @@ async def test_jobs_go_on_after_an_outage_and_their_ends_are_stored(
         async with database.session() as session:
             handles = await work.enqueue_many(session, [{"number": n} for n in range(3)])
             handles += await work.enqueue_many(session, [{"number": 3}], delay=0.5)
-        await until(lambda: len(begun) == 3)
+        await until(lambda: len(begun) == 3, 20.0)
         if fault == "gone":
             await relay.stop()
         else:
             relay.is_silent = True
         may_end.set()  # the ends cannot be stored now
-        await until(lambda: jobs._worker is not None and jobs._worker._port._is_away)
+        await until(lambda: jobs._worker is not None and jobs._worker._port._is_away, 20.0)
         if fault == "gone":
             await relay.start()
         else:
@@ -58,6 +58,6 @@ async def test_jobs_go_on_after_an_outage_and_their_ends_are_stored(
             except Exception:
                 return False
 
-        await until(all_done, 10.0)
+        await until(all_done, 60.0)
         await jobs.close()
     assert sorted(done) == sorted(begun) == [0, 1, 2, 3]

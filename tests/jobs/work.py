@@ -36,7 +36,7 @@ async def stands(jobs: Jobs, job_id: int | None, *states: JobState) -> JobState:
         return now if now in states else None
 
     try:
-        found = await until(state, what=f"job {job_id} to be {states}")
+        found = await until(state, 20.0, what=f"job {job_id} to be {states}")
     except TimeoutError as late:
         late.add_note(f"it is {await jobs.status(job_id)}; {jobs.statistics()}")
         raise

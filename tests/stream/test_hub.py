@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from starlette.websockets import WebSocketDisconnect
 
 from stormproof._core.deadline import Deadline, in_force
 from stormproof._core.events import BusLost, BusRegained, Event, EventsDropped
@@ -495,14 +496,17 @@ async def test_filter_that_raises_ends_its_own_stream_only_and_never_politely(
     assert "GET /events failed and is cut: KeyError: 'tenant'" in caplog.text
 
 
-async def test_server_that_raises_for_a_client_that_left_is_no_failure() -> None:
+@pytest.mark.parametrize("error", [ConnectionResetError, WebSocketDisconnect])
+async def test_server_that_raises_for_a_client_that_left_is_no_failure(
+    error: type[Exception],
+) -> None:
     lifecycle, hub = Lifecycle(), Hub()
     client = Client(hub, lifecycle)
     with reasons(lifecycle) as seen:
         async with hub:
             task = client.connect()
             await settle()
-            client.error = ConnectionResetError()
+            client.error = error()
             await publish(hub, "x")
             await task
     assert seen == ["left"]

@@ -104,6 +104,7 @@ class RateStoreLost(Event):
     """The store of the rate limit `name` did not answer; what follows is in `on_store_down`."""
 
     name: str
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)

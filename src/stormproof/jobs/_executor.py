@@ -16,7 +16,7 @@ from pgqueuer.domain.models import Job as PickedJob
 from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
 from stormproof._core.events import JobFailed
-from stormproof.errors import JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
+from stormproof.errors import InvalidSetting, JobCrashed, JobTimeout, LeaseLost, PayloadMismatch
 
 from ._job import Job, current
 from ._trace import processing
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ._task import JobTask
     from ._worker import Worker
 
-_NEVER_AGAIN = (JobCrashed, PayloadMismatch)
+_NEVER_AGAIN = (JobCrashed, PayloadMismatch, InvalidSetting)
 _CLEAN_UP = 5.0
 """Seconds a job has for its clean-up once it was cancelled or its timeout is over."""
 
@@ -128,6 +128,7 @@ class JobExecutor(AbstractEntrypointExecutor):
         except asyncio.CancelledError:
             # The engine was stopped by force. A job must not be deleted because of that.
             inner.cancel()
+            self._worker.left_behind.add(inner)
             self._worker.store.leases.abandoned.add(job.id)
             raise HandedBack(reason="the worker was stopped") from None
         if inner.done():

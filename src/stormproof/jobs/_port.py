@@ -131,9 +131,15 @@ class EnginePort:
     ) -> None:
         leases = self._store.leases
         pick, is_finished = leases.ending(job.id), job.id in leases.finished
-        was_ours = await self._until_stored(
-            lambda: self._store.again(job.id, pick, delay, words, is_counted=is_counted)
-        )
+        try:
+            was_ours = await self._until_stored(
+                lambda: self._store.again(job.id, pick, delay, words, is_counted=is_counted)
+            )
+        except Exception as error:
+            # Closing. The engine would take this for the failure of the job, and hold it; as it
+            # is, it is found like that of a dead process.
+            _log.warning("jobs: job %d could not be given back: %s", job.id, error)
+            return
         leases.lost += not (was_ours or is_finished)
         self.handed_back += was_ours and not is_counted
         leases.give_up([job.id])

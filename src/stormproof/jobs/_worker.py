@@ -31,6 +31,7 @@ _SIGN_EVERY = 60.0
 _RESTART_AFTER = 1.0
 _TIDY_EVERY = 30.0
 _CLEAN_UP = 2.0
+_LAST_MOMENT = 1.0
 
 _log = logging.getLogger("stormproof")
 
@@ -50,6 +51,7 @@ class Worker:
 
     Attributes:
         running: The job's task of each job that runs here.
+        left_behind: The tasks of jobs that were cut when the worker was stopped by force.
         is_draining: Whether no job is started any more.
     """
 
@@ -70,8 +72,9 @@ class Worker:
         self.events = events
         self._services = services
         self.running: dict[int, asyncio.Task[None]] = {}
+        self.left_behind: set[asyncio.Task[None]] = set()
         self.is_draining = False
-        self.retried = self.reaped = self.handed_back = 0
+        self.retried = self.reaped = 0
         self._tasks = tasks
         self._concurrency = concurrency
         self._poll = poll
@@ -146,6 +149,9 @@ class Worker:
         if not self.is_draining:
             await self.drain(MONOTONIC.now() + _CLEAN_UP)
         self._port.is_closing = True
+        await self._end(0.1)  # the drain may have been cut
+        if self.left_behind:
+            await asyncio.wait(self.left_behind, timeout=_LAST_MOMENT)
         if self._thread.ident is not None:
             self._beat.stop()
             await asyncio.to_thread(self._thread.join)
@@ -156,7 +162,8 @@ class Worker:
             )
         else:
             with suppress(Exception):
-                await self.store.sign_off(str(self.store.leases.worker))
+                async with asyncio.timeout(_LAST_MOMENT):
+                    await self.store.sign_off(str(self.store.leases.worker))
         await self.store.close()
 
     async def _end(self, seconds: float) -> None:
@@ -171,7 +178,7 @@ class Worker:
         if not engine.done():
             self._port.is_closing = True
             engine.cancel()
-        await asyncio.wait(self._work, timeout=1.0)
+        await asyncio.wait(self._work, timeout=_LAST_MOMENT)
 
     async def _run(self) -> None:
         """Run the engine's loop; begin again should it ever fail."""

@@ -178,8 +178,11 @@ class RateLimit:
         was_down = shared.is_down
         verdict = await shared.take(key)
         if shared.is_down != was_down and self.events is not None:
-            kind = RateStoreLost if shared.is_down else RateStoreRegained
-            self.events.emit(kind(self.name))
+            self.events.emit(
+                RateStoreLost(self.name, shared.last_error)
+                if shared.is_down
+                else RateStoreRegained(self.name)
+            )
         if verdict is not None:
             return verdict
         self._unknown += 1

@@ -1,6 +1,7 @@
 """`SharedQuotas`: the quotas of a rate limit in Redis, asked in one bounded round trip."""
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stormproof._core.clock import Clock
@@ -40,7 +41,8 @@ class SharedQuotas:
     does not answer within `timeout` it is left alone for a second, in which every call is told
     so at once; then one call finds out whether it is back, and the others do not wait for that.
 
-    Connects at the first call, and anew on another event loop.
+    Connects at the first call, and anew on another event loop. `last_error` is why the store was
+    last given up.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
@@ -59,8 +61,7 @@ class SharedQuotas:
             raise InvalidSetting(
                 f"store of a RateLimit must begin with one of {', '.join(_SCHEMES)}"
             )
-        self._import()
-        self._url = url
+        self._connect, self._error = _connector(url, timeout)
         self._prefix = f"{_PREFIX}{name}:"
         self._timeout = timeout
         self._quota = quota
@@ -68,6 +69,7 @@ class SharedQuotas:
         self._arguments = [repr(interval), repr(window), repr(ROUNDING)]
         self._clock = clock
         self._down_until: float | None = None
+        self.last_error = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._redis: Redis | None = None
         self._script: Any = None
@@ -96,6 +98,7 @@ class SharedQuotas:
             # Of a caller whose own time was too short nothing is learned about the store.
             if not isinstance(error, TimeoutError) or left is None or left > self._timeout:
                 self._down_until = self._clock.now() + _LEAVE_ALONE
+                self.last_error = f"{type(error).__name__}: {error}"
             return None
         self._down_until = None
         seconds = float(reset) / 1e6
@@ -110,20 +113,32 @@ class SharedQuotas:
     async def _ask(self, key: str) -> tuple[int, bytes]:
         loop = asyncio.get_running_loop()
         if self._redis is None or self._loop is not loop:
-            self._loop, self._redis = loop, self._connected()
+            self._loop, self._redis = loop, self._connect()
             self._script = self._redis.register_script(_SCRIPT)
         answer: tuple[int, bytes] = await self._script(keys=[key], args=self._arguments)
         return answer
 
-    def _connected(self) -> "Redis":
+
+def _connector(url: str, timeout: float) -> "tuple[Callable[[], Redis], type[Exception]]":
+    """Return what makes a client, and the class of its errors.
+
+    Imported when the limit is made, and not at its first call, which runs on the event loop.
+    """
+    try:
         from redis.asyncio import BlockingConnectionPool, Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
+        from redis.exceptions import RedisError
+    except ModuleNotFoundError as exc:
+        raise MissingExtra(
+            "RateLimit(store=...) needs 'redis'; install it with pip install 'stormproof[redis]'"
+        ) from exc
 
+    def connect() -> Redis:
         pool = BlockingConnectionPool.from_url(
-            self._url,
+            url,
             max_connections=_CONNECTIONS,
-            timeout=self._timeout,
+            timeout=timeout,
             protocol=2,
             driver_info=None,  # with RESP2: connecting is one round trip, and not three
             # Once, at once: a connection of before the store was restarted is only then found dead.
@@ -131,12 +146,4 @@ class SharedQuotas:
         )
         return Redis.from_pool(pool)
 
-    def _import(self) -> None:
-        try:
-            from redis.exceptions import RedisError
-        except ModuleNotFoundError as exc:
-            raise MissingExtra(
-                "RateLimit(store=...) needs 'redis'; install it with "
-                "pip install 'stormproof[redis]'"
-            ) from exc
-        self._error = RedisError
+    return connect, RedisError

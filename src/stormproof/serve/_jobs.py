@@ -56,13 +56,15 @@ class JobsDesk:
         loop = self._loop()
         if not self._keepers or loop is None or loop.is_closed():
             return None
-        future = asyncio.run_coroutine_threadsafe(self._answer(json.loads(question)), loop)
+        answering = self._answer(json.loads(question))
         try:
+            future = asyncio.run_coroutine_threadsafe(answering, loop)
             status, body = future.result(_PATIENCE)
         except TimeoutError:
             # What was begun goes on: a change that is not confirmed may have been made.
             status, body = 503, {"detail": f"the jobs did not answer within {_PATIENCE} s"}
         except Exception as error:
+            answering.close()  # it was never begun where the loop has just been closed
             status, body = 503, {"detail": f"no answer: {type(error).__name__}"}
         return json.dumps({"status": status, "body": body}).encode()
 

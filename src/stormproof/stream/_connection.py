@@ -8,6 +8,8 @@ from contextvars import Context, copy_context
 from types import CoroutineType, coroutine
 from typing import Any
 
+from starlette.websockets import WebSocketDisconnect
+
 from stormproof._core.asgi import Message, Receive, Send
 
 from ._line import drop, hold_short
@@ -17,6 +19,10 @@ _log = logging.getLogger("stormproof")
 
 _LEAVE_WITHIN = 1.0
 """Seconds a send may take once the stream is to end: the drain waits two for all streams."""
+
+
+_LEFT = (OSError, WebSocketDisconnect)
+"""What `send` raises for a client that has left: ASGI 2.4, and what Starlette makes of it."""
 
 
 class Gone(Exception):
@@ -213,7 +219,7 @@ class Connection:
             async with limit:
                 self._sending = limit
                 await begin()
-        except OSError as exc:  # ASGI 2.4; TimeoutError is one, too
+        except _LEFT as exc:  # TimeoutError is an OSError, too
             if not limit.expired():
                 self._failure = Gone()
             elif self._failure is None:
@@ -224,7 +230,7 @@ class Connection:
         self.sent_at = self._loop.time()
 
     def _raise_failure(self) -> None:
-        if isinstance(self._failure, OSError):
+        if isinstance(self._failure, _LEFT):
             raise Gone from self._failure
         if self._failure is not None:
             raise self._failure

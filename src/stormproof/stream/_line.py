@@ -6,6 +6,7 @@ what holds the transport. Elsewhere nothing is done, and the system's defaults h
 
 import socket
 import struct
+from contextlib import suppress
 from typing import Any
 
 from stormproof._core.asgi import Receive
@@ -30,13 +31,14 @@ def hold_short(receive: Receive, *, silence: float) -> None:
     line = transport.get_extra_info("socket")
     if line is None or line.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    for name, value in (
-        ("TCP_NOTSENT_LOWAT", _UNSENT_BYTES),
-        ("TCP_USER_TIMEOUT", int(silence * 1000)),
-    ):
-        option = getattr(socket, name, None)  # Linux has both
-        if option is not None:
-            line.setsockopt(socket.IPPROTO_TCP, option, value)
+    with suppress(OSError):  # it is closed already
+        for name, value in (
+            ("TCP_NOTSENT_LOWAT", _UNSENT_BYTES),
+            ("TCP_USER_TIMEOUT", int(silence * 1000)),
+        ):
+            option = getattr(socket, name, None)  # Linux has both
+            if option is not None:
+                line.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def drop(receive: Receive) -> None:
@@ -47,10 +49,13 @@ def drop(receive: Receive) -> None:
     line = transport.get_extra_info("socket")
     if line is not None:
         # Else the kernel goes on to offer the reader what it has not taken.
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 
 def _transport(receive: Receive) -> Any:
-    transport = getattr(getattr(receive, "__self__", None), "transport", None)
-    return transport if hasattr(transport, "set_write_buffer_limits") else None
+    transport: Any = getattr(getattr(receive, "__self__", None), "transport", None)
+    if not hasattr(transport, "set_write_buffer_limits") or transport.is_closing():
+        return None
+    return transport
