@@ -75,9 +75,13 @@ async def has_caught_up(url: str, standby: Server) -> bool:
 async def opened(
     url: str, *replicas: str, lifecycle: Lifecycle | None = None, **options: Any
 ) -> AsyncIterator[Database]:
-    """A database whose replicas are looked at ten times a second."""
+    """A database whose replicas are looked at ten times a second, and may be slow to answer."""
+    limit = options.pop("limit", 20.0)
     settings = {"pool_size": 2, "max_overflow": 0, "max_wait": 0.2, "max_lag": 100, **options}
-    with patch("stormproof.database._replicas._LOOK_EVERY", 0.1):
+    with (
+        patch("stormproof.database._replicas._LOOK_EVERY", 0.1),
+        patch("stormproof.database._lookout._LIMIT", limit),
+    ):
         database = Database(url, replicas=replicas, **settings)
     await database.open(lifecycle or Lifecycle())
     try:
@@ -133,20 +137,18 @@ async def test_a_replica_that_lags_is_skipped_until_it_has_caught_up(
     async with opened(
         postgres_database, on(standby, postgres_database), lifecycle=lifecycle, max_lag=0.4
     ) as database:
-        assert await is_from_replica(database)  # paused, and behind by nothing
+        await until(lambda: is_from_replica(database))  # paused, and behind by nothing
         await ask(postgres_database, "CREATE TABLE later AS SELECT 1 AS i")
         await until(lambda: of(database).state == "lagging", timeout=20)
         assert not await is_from_replica(database)
         assert (of(database).lag or 0) > 0.4
         assert lifecycle.unready == {}
         await ask(standby.url(), "SELECT pg_wal_replay_resume()")
-        await until(lambda: of(database).state == "up", timeout=20)
-        assert await is_from_replica(database)
+        await until(lambda: is_from_replica(database), timeout=20)
     place = of(database).place
-    assert [one for one in heard if isinstance(one, ReplicaSkipped | ReplicaRegained)] == [
-        ReplicaSkipped(place, "it is more than 0.4 s behind"),
-        ReplicaRegained(place),
-    ]
+    skipped = [one.reason for one in heard if isinstance(one, ReplicaSkipped)]
+    assert "it is more than 0.4 s behind" in skipped
+    assert ReplicaRegained(place) in heard
 
 
 async def test_a_killed_replica_costs_its_statement_and_no_other_and_comes_back(
@@ -187,7 +189,7 @@ async def test_a_silent_replica_is_found_and_its_readers_keep_their_deadline(
 ) -> None:
     relay = Relay(on(standby, postgres_database))
     await relay.start()
-    async with opened(postgres_database, relay.url, max_lag=None) as database:
+    async with opened(postgres_database, relay.url, max_lag=None, limit=1.0) as database:
         assert await is_from_replica(database)
         relay.is_silent = True
         with in_force(Deadline(time.monotonic() + 0.2)), pytest.raises(DeadlineExceeded):
@@ -221,7 +223,7 @@ async def test_without_a_look_at_the_primary_no_lag_is_known_and_reads_go_there(
     relay = Relay(postgres_database)
     await relay.start()
     async with opened(relay.url, on(standby, postgres_database), max_lag=0.4) as database:
-        assert await is_from_replica(database)
+        await until(lambda: is_from_replica(database))
         await relay.stop()
         await until(lambda: of(database).state == "lagging", timeout=20)
         with pytest.raises(DatabaseUnavailable):
@@ -251,6 +253,8 @@ async def test_a_read_cancelled_at_any_tick_gives_its_place_back(
             task.cancel()
             await asyncio.wait((task,))
             assert (of(database).in_use, of(database).waiting) == (0, 0)
+        # A look may have been late on a busy machine.
+        await until(lambda: of(database).state == "up", timeout=20)
         assert await is_from_replica(database)
 
 

@@ -21,6 +21,10 @@ STANDBY = (
 IS_UP = "SELECT 1"
 
 
+_LIMIT = 1.0
+"""Seconds an answer may take."""
+
+
 class Lookout:
     """Asks `question`, whose answer is one number.
 
@@ -36,7 +40,7 @@ class Lookout:
         self._engine = engine
         self._question = question
         self._connection: AsyncConnection | None = None
-        self._probe: Probe[Any] = Probe(self._ask)
+        self._probe: Probe[Any] = Probe(self._ask, limit=_LIMIT)
 
     async def answer(self) -> int | None:
         """Return the answer, within a second; raises what went wrong."""
