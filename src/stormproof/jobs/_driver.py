@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -94,15 +96,32 @@ class EngineDriver(LocalDriver):
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         """Run one statement and return its rows."""
-        async with asyncio.timeout(bounded(_PATIENCE)), self._engine.connect() as connection:
+        async with self._connected() as connection:
             rows: Rows = await connection.run_sync(fetch, query, args)
             return rows
 
     async def execute(self, query: str, *args: object) -> str:
         """Run one statement."""
-        async with asyncio.timeout(bounded(_PATIENCE)), self._engine.connect() as connection:
+        async with self._connected() as connection:
             await connection.run_sync(run, query, args)
         return ""
+
+    @asynccontextmanager
+    async def _connected(self) -> "AsyncIterator[AsyncConnection]":
+        limit = bounded(_PATIENCE)
+        async with asyncio.timeout(limit + 1), self._engine.connect() as connection:
+            raw: Any = (await connection.get_raw_connection()).driver_connection
+            # A statement that is cancelled on asyncpg waits, without an end, until the server
+            # has taken a request to cancel it: one that is silent takes none. Its socket goes.
+            terminate = getattr(raw, "terminate", None)
+            if terminate is None:
+                yield connection
+                return
+            timer = asyncio.get_running_loop().call_later(limit, terminate)
+            try:
+                yield connection
+            finally:
+                timer.cancel()
 
 
 class ConnectionDriver(LocalDriver):

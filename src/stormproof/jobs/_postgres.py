@@ -239,9 +239,7 @@ def _twin(engine: AsyncEngine, size: int) -> AsyncEngine:
     """Return an engine with connections of its own, made in the same way, for any event loop."""
     # The pool's creator has no public name; it alone knows the arguments the engine was given.
     creator: Any = engine.sync_engine.pool._creator
-    twin = create_async_engine(
-        engine.url, creator=creator, pool_size=size, max_overflow=0, pool_pre_ping=True
-    )
+    twin = create_async_engine(engine.url, creator=creator, pool_size=size, max_overflow=0)
 
     @event.listens_for(twin.sync_engine, "connect")
     def walk_the_index(connection: Any, _: object) -> None:
