@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,12 +29,18 @@ def harmless(jobs: Jobs) -> None:
     async def harmless() -> None: ...
 
 
+@pytest.fixture
+def no_log() -> Iterator[None]:
+    """Log nothing: a test's report has its log, and is sent between processes as UTF-8."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 @pytest.mark.parametrize("words", ["a\x00b", "\ud800", "x" * 300_000], ids=["nul", "half", "long"])
 async def test_words_that_no_database_can_hold(
-    jobs: Jobs, database: Database, words: str, monkeypatch: pytest.MonkeyPatch
+    jobs: Jobs, database: Database, words: str, no_log: None
 ) -> None:
-    # A test's report is sent between processes with its log, and cannot hold them either.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     harmless(jobs)
 
     @jobs.task(retries=1, backoff=0.01)
