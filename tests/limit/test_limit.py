@@ -189,6 +189,26 @@ def test_a_farther_deadline_leaves_max_wait_in_charge() -> None:
     run_virtually(main())
 
 
+@pytest.mark.parametrize("left", [29.9 + number / 700 for number in range(20)])
+def test_rounding_turns_nobody_away_before_anything_is_measured(left: float) -> None:
+    async def main() -> None:
+        limiter, clock = Limiter(1, max_wait=30.0), LoopClock()
+
+        async def waits() -> None:
+            with in_force(Deadline(clock.now() + left, clock=clock)):
+                async with limiter.slot():
+                    pass
+
+        async with limiter.slot(), asyncio.TaskGroup() as group:
+            callers = [group.create_task(waits()) for _ in range(10)]
+            await ticks()
+            assert limiter.statistics().waiting == 10
+            for caller in callers:
+                caller.cancel()
+
+    run_virtually(main())
+
+
 @pytest.mark.parametrize("late", [0.0, 0.3])
 def test_a_deadline_that_has_passed_never_gets_a_slot(late: float) -> None:
     async def main() -> None:

@@ -246,7 +246,9 @@ class Limiter:
             raise self._closed(0.0)
         hold = self._expected_hold(now)
         most = self.max_wait if left is None else min(self.max_wait, left)
-        wait = self._expected_wait(line, most / COLD_WAITERS if hold is None else hold)
+        # A little less, lest rounding turns the last one away who may wait.
+        cold = most * (1 - 1e-9) / COLD_WAITERS
+        wait = self._expected_wait(line, cold if hold is None else hold)
         ahead = Ahead(
             wait=wait,
             hold=HOLD_MARGIN * (hold or 0.0) if own is None else own.most,
