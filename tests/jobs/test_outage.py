@@ -1,6 +1,7 @@
 """A database that goes away, or goes silent: jobs wait, and go on by themselves."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import pytest
@@ -24,6 +25,8 @@ async def relay(request: pytest.FixtureRequest, postgres_database: str) -> Async
 async def test_jobs_go_on_after_an_outage_and_their_ends_are_stored(
     relay: Relay, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What psycopg logs of a cancellation holds its traceback, and so its connection's socket.
+    monkeypatch.setattr(logging.getLogger("psycopg"), "disabled", True)
     monkeypatch.setattr(_driver, "_PATIENCE", 1.0)
     monkeypatch.setattr(_port, "_LONGEST_PAUSE", 0.2)
     may_end, begun, done = asyncio.Event(), list[int](), list[int]()
@@ -61,3 +64,14 @@ async def test_jobs_go_on_after_an_outage_and_their_ends_are_stored(
         await until(all_done, 60.0)
         await jobs.close()
     assert sorted(done) == sorted(begun) == [0, 1, 2, 3]
+
+
+async def test_the_first_question_after_a_restart_is_answered(relay: Relay) -> None:
+    async with Database(relay.url, unready_after=None) as database:
+        jobs = Jobs(database, worker=False)
+        await jobs.open()
+        assert await jobs.held() == []
+        await relay.stop()
+        await relay.start()
+        assert await jobs.held() == []
+        await jobs.close()

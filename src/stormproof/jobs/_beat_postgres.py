@@ -70,7 +70,7 @@ class PostgresBeat:
                     is_away = False
                 except Exception as error:
                     if not is_away:
-                        _log.warning("jobs: the heartbeat cannot reach the database: %s", error)
+                        _log.warning("jobs: the heartbeat cannot reach the database: %s", repr(error))
                     is_away = True
         finally:
             await engine.dispose()

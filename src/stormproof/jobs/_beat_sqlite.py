@@ -58,7 +58,7 @@ class SqliteBeat:
                     connection.close()
             except sqlite3.Error as error:
                 if not self._is_away:
-                    _log.warning("jobs: the heartbeat cannot use %s: %s", self._path, error)
+                    _log.warning("jobs: the heartbeat cannot use %s: %s", self._path, repr(error))
                 self._is_away = True
                 self._stop.wait(min(1.0, self._every))
 

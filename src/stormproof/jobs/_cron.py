@@ -107,7 +107,7 @@ class Cron:
             try:
                 next_at = await self.tick()
             except Exception as error:
-                _log.warning("jobs: cron cannot use the store: %s; trying again", error)
+                _log.warning("jobs: cron cannot use the store: %s; trying again", repr(error))
                 next_at = self._now() + _RETRY_AFTER
             # Not longer at once: somebody may set the clock, or another release the schedule.
             await asyncio.sleep(min(_LOOK_EVERY, max(0.0, next_at - self._now())))

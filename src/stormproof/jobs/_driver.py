@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import select
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -110,7 +111,7 @@ class EngineDriver(LocalDriver):
     async def _connected(self) -> "AsyncIterator[AsyncConnection]":
         limit = bounded(_PATIENCE)
         async with asyncio.timeout(limit + 1), self._engine.connect() as connection:
-            raw: Any = (await connection.get_raw_connection()).driver_connection
+            raw = await _living(connection)
             # A statement that is cancelled on asyncpg waits, without an end, until the server
             # has taken a request to cancel it: one that is silent takes none. Its socket goes.
             terminate = getattr(raw, "terminate", None)
@@ -122,6 +123,30 @@ class EngineDriver(LocalDriver):
                 yield connection
             finally:
                 timer.cancel()
+
+
+async def _living(connection: "AsyncConnection") -> Any:
+    """Return the driver's connection; one that the server has ended gives way to another."""
+    while True:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        if not _has_ended(raw):
+            return raw
+        await connection.invalidate()
+
+
+def _has_ended(raw: Any) -> bool:
+    """Whether the server has ended an idle connection; it is listened to, not asked.
+
+    Psycopg notices when it is used. Idle, a server says nothing but its goodbye, and what else it
+    may say (that a setting has changed) is worth a new connection.
+    """
+    if hasattr(raw, "is_closed"):
+        return bool(raw.is_closed())
+    if raw.closed:
+        return True
+    arrived = select.poll()
+    arrived.register(raw.fileno(), select.POLLIN)
+    return bool(arrived.poll(0))
 
 
 class ConnectionDriver(LocalDriver):

@@ -66,7 +66,7 @@ class Listener:
                     async with alone.connect() as connection:
                         await self._listen_on(connection)
                 except Exception as error:
-                    _log.debug("jobs: the listener lost its connection: %s", error)
+                    _log.debug("jobs: the listener lost its connection: %s", repr(error))
                 await asyncio.sleep(_PAUSE)
         finally:
             await engine.dispose()

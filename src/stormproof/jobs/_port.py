@@ -138,7 +138,7 @@ class EnginePort:
         except Exception as error:
             # Closing. The engine would take this for the failure of the job, and hold it; as it
             # is, it is found like that of a dead process.
-            _log.warning("jobs: job %d could not be given back: %s", job.id, error)
+            _log.warning("jobs: job %d could not be given back: %s", job.id, repr(error))
             return
         leases.lost += not (was_ours or is_finished)
         self.handed_back += was_ours and not is_counted
