@@ -70,7 +70,9 @@ class PostgresBeat:
                     is_away = False
                 except Exception as error:
                     if not is_away:
-                        _log.warning("jobs: the heartbeat cannot reach the database: %s", repr(error))
+                        # As text: a record of the log may be kept, and a traceback keeps sockets.
+                        what = repr(error)
+                        _log.warning("jobs: the heartbeat cannot reach the database: %s", what)
                     is_away = True
         finally:
             await engine.dispose()
