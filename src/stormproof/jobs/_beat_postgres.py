@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ._driver import fetch, run
 from ._leases import Leases
 from ._postgres_sql import Statements
+from ._words import first_line
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -70,8 +71,7 @@ class PostgresBeat:
                     is_away = False
                 except Exception as error:
                     if not is_away:
-                        # As text: a record of the log may be kept, and a traceback keeps sockets.
-                        what = repr(error)
+                        what = first_line(error)
                         _log.warning("jobs: the heartbeat cannot reach the database: %s", what)
                     is_away = True
         finally:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from . import _sqlite_sql as sql
 from ._leases import Leases
+from ._words import first_line
 
 _LOOK_EVERY = 0.02
 """Seconds between two looks whether the file was changed: 5 µs each, and 1 % of a core."""
@@ -58,7 +59,9 @@ class SqliteBeat:
                     connection.close()
             except sqlite3.Error as error:
                 if not self._is_away:
-                    _log.warning("jobs: the heartbeat cannot use %s: %s", self._path, repr(error))
+                    _log.warning(
+                        "jobs: the heartbeat cannot use %s: %s", self._path, first_line(error)
+                    )
                 self._is_away = True
                 self._stop.wait(min(1.0, self._every))
 

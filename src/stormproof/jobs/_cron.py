@@ -15,6 +15,8 @@ from sqlalchemy import text
 
 from stormproof.errors import InvalidSetting
 
+from ._words import first_line
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -107,7 +109,7 @@ class Cron:
             try:
                 next_at = await self.tick()
             except Exception as error:
-                _log.warning("jobs: cron cannot use the store: %s; trying again", repr(error))
+                _log.warning("jobs: cron cannot use the store: %s; trying again", first_line(error))
                 next_at = self._now() + _RETRY_AFTER
             # Not longer at once: somebody may set the clock, or another release the schedule.
             await asyncio.sleep(min(_LOOK_EVERY, max(0.0, next_at - self._now())))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
+from ._words import first_line
+
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -66,7 +68,7 @@ class Listener:
                     async with alone.connect() as connection:
                         await self._listen_on(connection)
                 except Exception as error:
-                    _log.debug("jobs: the listener lost its connection: %s", repr(error))
+                    _log.debug("jobs: the listener lost its connection: %s", first_line(error))
                 await asyncio.sleep(_PAUSE)
         finally:
             await engine.dispose()

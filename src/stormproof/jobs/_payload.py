@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 from stormproof.errors import InvalidArguments, InvalidSetting, PayloadMismatch
 
 from ._job import Job
+from ._words import first_line
 
 _VERSION = 1
 _LARGEST = 1_000_000
@@ -75,7 +76,7 @@ class Arguments:
             payload = to_json({"v": _VERSION, "args": arguments})
         except (TypeError, ValueError) as error:
             raise InvalidArguments(
-                f"job {self.name!r} cannot be called like this: {_first_line(error)}"
+                f"job {self.name!r} cannot be called like this: {_what(error)}"
             ) from error
         self._check_payload(payload, model)
         return payload
@@ -94,7 +95,7 @@ class Arguments:
         except (ValueError, KeyError, AttributeError) as error:
             raise PayloadMismatch(
                 f"the stored arguments of job {self.name!r} do not fit its function any more: "
-                f"{_first_line(error)}; give new parameters a default, keep old ones, or cancel it"
+                f"{_what(error)}; give new parameters a default, keep old ones, or cancel it"
             ) from error
         return {field: getattr(model, field) for field in self._model.model_fields}
 
@@ -138,8 +139,8 @@ def is_dependency(parameter: inspect.Parameter) -> bool:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _what(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)

@@ -13,7 +13,7 @@ from pgqueuer.ports.repository import EntrypointExecutionParameter
 
 from ._driver import LocalDriver
 from ._facts import End, JobState
-from ._words import written
+from ._words import first_line, written
 
 if TYPE_CHECKING:
     from ._store import Store
@@ -138,7 +138,7 @@ class EnginePort:
         except Exception as error:
             # Closing. The engine would take this for the failure of the job, and hold it; as it
             # is, it is found like that of a dead process.
-            _log.warning("jobs: job %d could not be given back: %s", job.id, repr(error))
+            _log.warning("jobs: job %d could not be given back: %s", job.id, first_line(error))
             return
         leases.lost += not (was_ours or is_finished)
         self.handed_back += was_ours and not is_counted
@@ -222,8 +222,7 @@ class EnginePort:
 
     def _note_away(self, error: Exception) -> None:
         if not self._is_away:
-            what = str(error).splitlines()[0] if str(error) else type(error).__name__
-            _log.warning("jobs: the store cannot be used: %s; trying again", what)
+            _log.warning("jobs: the store cannot be used: %s; trying again", first_line(error))
         self._is_away = True
 
     def _note_back(self) -> None:

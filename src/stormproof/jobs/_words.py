@@ -25,6 +25,14 @@ def written(record: TracebackRecord | None) -> str | None:
     ).model_dump_json()
 
 
+def first_line(error: BaseException) -> str:
+    """Return what a log line says of `error`: as text, because a record of the log may be kept.
+
+    An exception in it would keep its traceback, and that the sockets of its frames.
+    """
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _harmless(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(_harmless(key)): _harmless(item) for key, item in value.items()}
