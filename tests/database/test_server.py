@@ -3,6 +3,7 @@
 # ruff: noqa: PT012  # what must raise here is a whole block: a unit of work
 
 import asyncio
+import itertools
 import re
 import time
 from collections.abc import AsyncIterator
@@ -30,6 +31,23 @@ async def database(driver_url: str) -> AsyncIterator[Database]:
         assert database.statistics().in_use == 0
 
 
+_WORDS = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+GOODBYE = b"E" + (len(_WORDS) + 4).to_bytes(4) + _WORDS
+"""What a server that is killed says last."""
+
+
+def message_ends(answers: bytes) -> list[int]:
+    """Return where each message of the server ends; these are small, so none is cut in two."""
+    if answers == b"N":  # no TLS here
+        return [1]
+    ends = [0]
+    while ends[-1] < len(answers):
+        length = int.from_bytes(answers[ends[-1] + 1 : ends[-1] + 5])
+        ends.append(ends[-1] + 1 + length)
+    assert ends[-1] == len(answers)
+    return ends[1:]
+
+
 class Relay:
     """Stands between us and the server, and can be stopped, started and made silent."""
 
@@ -46,6 +64,7 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
         self.is_silent = False
         self.cuts_answers = False
+        self.goodbye_after: int | None = None
 
     @property
     def url(self) -> str:
@@ -65,9 +84,8 @@ class Relay:
     def say_goodbye(self) -> None:
         """Send each client what a server that is killed says last; its sockets stay open."""
         self.is_silent = True
-        words = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
         for client in self._clients:
-            client.write(b"E" + (len(words) + 4).to_bytes(4) + words)
+            client.write(GOODBYE)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -95,9 +113,16 @@ class Relay:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool = False
     ) -> None:
         with suppress(ConnectionError):
+            told = 0
             while data := await reader.read(65536):
                 if is_answer and self.cuts_answers:
                     break
+                if is_answer and self.goodbye_after is not None:
+                    ends = message_ends(data)
+                    told += len(ends)
+                    if told > self.goodbye_after:
+                        writer.write(data[: ends[self.goodbye_after - told]] + GOODBYE)
+                        break
                 if not self.is_silent:
                     writer.write(data)
         writer.close()
@@ -184,6 +209,28 @@ async def test_a_server_that_says_goodbye_is_unavailable_before_its_socket_ends(
         assert database.statistics().in_use == 0
         await work(database)
     await relay.stop()
+
+
+async def test_a_server_that_says_goodbye_after_any_of_its_messages_is_unavailable(
+    relay: Relay,
+) -> None:
+    """Also while connecting, where its last word can come in one piece with its greeting."""
+    database = Database(relay.url, pool_size=1, max_overflow=0, unready_after=None)
+    async with database:
+        await work(database)
+        for told in itertools.count():
+            await database.engine.dispose()
+            relay.goodbye_after = told
+            try:
+                await asyncio.wait_for(work(database), 20)
+            except (DatabaseUnavailable, CommitUnknown):
+                pass  # nothing of the driver's own
+            else:
+                break  # all was said before
+            assert database.statistics().in_use == 0
+            relay.goodbye_after = None
+            await work(database)
+        assert told > 10
 
 
 async def test_a_commit_whose_answer_is_lost_says_that_it_is_unknown(relay: Relay) -> None:

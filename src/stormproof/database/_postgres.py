@@ -66,7 +66,7 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
             self._allowed_ms: int = await self.fetchval(_LEARN, timeout=timeout) or 0
         except BaseException as error:
             self.terminate()
-            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError):
+            if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | BROKEN):
                 raise ConnectionError(str(error)) from error
             raise
 
