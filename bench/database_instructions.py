@@ -1,13 +1,14 @@
 """What a unit of work costs in instructions, which a busy machine does not change.
 
 Run it with `python bench/database_instructions.py`; it needs valgrind and takes about a minute for
-each database. `bench/database.py` measures the same in time. Counted are the instructions of this
+each driver. `bench/database.py` measures the same in time. Counted are the instructions of this
 process alone (callgrind) for a unit of work with one SELECT by key:
 
 - bare: `async with AsyncSession`, which rolls back at its end;
 - commit: the same with `await session.commit()`;
 - begun (SQLite): the same on an engine that sends BEGIN IMMEDIATE, by SQLAlchemy's recipe;
-- session and read_session: ours, COMMIT included.
+- session and read_session: ours, COMMIT included;
+- deadline: session inside a deadline, of which PostgreSQL is told.
 """
 
 # ruff: noqa: T201, D103
@@ -31,6 +32,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from tests.harness.postgres import running_postgres
 
+from stormproof._core.deadline import Deadline, in_force
 from stormproof.database import Database
 from stormproof.demo.items import Base, Item
 
@@ -65,6 +67,7 @@ async def counted(url: str) -> None:
             "commit": (lambda: AsyncSession(plain), True),
             "session": (database.session, False),
             "read_session": (database.read_session, False),
+            "deadline": (database.session, False),
         }
         if url.startswith("sqlite"):
             designs["begun"] = (lambda: AsyncSession(begun), True)
@@ -74,10 +77,12 @@ async def counted(url: str) -> None:
         gc.disable()
         control("-i", "on")
         for name, (unit, commits) in designs.items():
-            await units(unit, 5, commits=commits)
-            control("-z")
-            await units(unit, CALLS, commits=commits)
-            control("-d", name)
+            far = Deadline(asyncio.get_running_loop().time() + 600)
+            with in_force(far if name == "deadline" else None):
+                await units(unit, 5, commits=commits)
+                control("-z")
+                await units(unit, CALLS, commits=commits)
+                control("-d", name)
     for engine in engines:
         await engine.dispose()
 
@@ -87,7 +92,7 @@ async def prepare(url: str) -> None:
         async with database.engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
         async with database.session() as session:
-            session.add(Item(id=1, name="bolt", quantity=3))
+            await session.merge(Item(id=1, name="bolt", quantity=3))
 
 
 def measure(url: str) -> None:
@@ -115,5 +120,6 @@ if __name__ == "__main__":
     else:
         with running_postgres() as own:
             measure(own)
+            measure(own.replace("+asyncpg", "+psycopg"))
         with tempfile.TemporaryDirectory() as home:
             measure(f"sqlite:///{home}/bench.db")

@@ -116,13 +116,19 @@ def _connect_arguments(
     }
 
 
-def name_unreachable(engine: Engine, where: str) -> None:
-    """Turn what the driver raises while connecting into one sentence with the place."""
+def name_unreachable(engine: Engine, where: str, creator: Callable[..., Any] | None = None) -> None:
+    """Turn what the driver raises while connecting into one sentence with the place.
+
+    Args:
+        engine: Whose connections.
+        where: The place.
+        creator: What makes a connection, where it is not the driver's own function.
+    """
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _: Any, arguments: Any, keywords: Any) -> Any:
         try:
-            adapted = dialect.connect(*arguments, **keywords)
+            adapted = (creator or dialect.connect)(*arguments, **keywords)
             learn = getattr(getattr(adapted, "driver_connection", None), "learn", None)
             if learn is not None:
                 adapted.run_async(lambda _: learn(CONNECT_TIMEOUT))

@@ -22,7 +22,7 @@ _LOST_STATES = frozenset({"57P01", "57P02", "57P03", "53300"})
 _CONFLICTS = frozenset({"40001", "40P01"})
 _CONSTRAINT_CLASS = "23"
 _CANCELED = "57014"
-# Ours fires at most 0.1 s before the deadline (`_postgres.statement_timeout_ms`).
+# Ours fires at most 0.1 s before the deadline (`statement_timeout_ms`).
 _NEAR_THE_DEADLINE = 0.15
 
 

@@ -7,22 +7,13 @@ import asyncpg
 from asyncpg import connect_utils
 from sqlalchemy import Connection
 
-from stormproof._core.deadline import current_deadline, remaining
+from stormproof._core.deadline import current_deadline
 
 from ._faults import NotSent
+from ._statement_timeout import LEARN, StatementTimeout
 
-_LEARN = "SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'"
-# It never raises what the transaction has set for itself.
-_RENEW = (
-    "SELECT set_config('statement_timeout', '{ms}ms', true) "
-    "WHERE current_setting('statement_timeout') = '0' "
-    "OR current_setting('statement_timeout')::interval > interval '{ms} milliseconds'"
-)
 BROKEN = asyncpg.InternalClientError
 """Raised for what is sent between the server's last word and the end of the socket: not sent."""
-
-_TIGHT = 2.0
-"""Seconds left under which each statement's timeout is kept exact."""
 
 
 class _QuietUpgrade(connect_utils.TLSUpgradeProto):  # type: ignore[misc]
@@ -53,7 +44,7 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
     BEGIN: 16 µs instead of 52 µs for a round trip of its own.
     """
 
-    __slots__ = ("_allowed_ms", "_timeout_ms")
+    __slots__ = ("statement_timeout",)
 
     async def learn(self, timeout: float) -> None:
         """Ask once for the `statement_timeout` that role or database have; ours is never longer.
@@ -61,9 +52,9 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
         Raises:
             OSError: The connection broke; it is closed.
         """
-        self._timeout_ms: int | None = None
         try:
-            self._allowed_ms: int = await self.fetchval(_LEARN, timeout=timeout) or 0
+            allowed_ms = await self.fetchval(LEARN, timeout=timeout)
+            self.statement_timeout = StatementTimeout(allowed_ms or 0)
         except BaseException as error:
             self.terminate()
             if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError | BROKEN):
@@ -81,10 +72,7 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
                 a COMMIT with ROLLBACK and without an error, so the loss would be told to nobody.
         """
         if query.startswith("BEGIN"):
-            if current_deadline() is None:
-                self._timeout_ms = None
-            else:
-                query += self._limit()
+            query += self.statement_timeout.begun()
         executing: Coroutine[Any, Any, str] = super().execute(query, *args, timeout=timeout)
         return self._committed(executing) if query.startswith("COMMIT") else executing
 
@@ -99,33 +87,6 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
             )
         return status
 
-    def _limit(self) -> str:
-        left = remaining()
-        self._timeout_ms = None if left is None else statement_timeout_ms(left)
-        if self._timeout_ms is None or 0 < self._allowed_ms <= self._timeout_ms:
-            return ""
-        return f" SET LOCAL statement_timeout = {self._timeout_ms}"
-
-    def renewal(self) -> str | None:
-        """Return the statement that shortens the timeout to what is left now, if it is time to."""
-        left = remaining()
-        if left is None or left <= 0 or self._timeout_ms is None:
-            return None
-        due = statement_timeout_ms(left)
-        slack = (left * 1000 - due) / 2 if left < _TIGHT else due / 5
-        if self._timeout_ms <= due + slack:
-            return None
-        self._timeout_ms = due
-        return _RENEW.format(ms=due)
-
-
-def statement_timeout_ms(left: float) -> int:
-    """Return the timeout of a statement when `left` seconds remain: enough less for the answer.
-
-    20 ms and a tenth of what is left, at most 100 ms: room for the loop's lag and a ROLLBACK.
-    """
-    return max(1, int((left - min(0.1, 0.02 + left / 10)) * 1000))
-
 
 def shorten_timeout(connection: Connection) -> None:
     """Before a later statement of a transaction: shorten its timeout when that is due."""
@@ -135,7 +96,7 @@ def shorten_timeout(connection: Connection) -> None:
     driver = None if adapted is None else adapted.driver_connection
     if not isinstance(driver, DeadlineConnection):
         return
-    statement = driver.renewal()
+    statement = driver.statement_timeout.renewal()
     if statement is None:
         return
     try:

@@ -10,6 +10,7 @@ from psycopg.errors import InFailedSqlTransaction
 from psycopg.pq import TransactionStatus
 
 from ._faults import NotSent
+from ._psycopg_timeout import TimedConnection
 from ._waiting import sever
 
 _CANCEL_EVERY = 0.05
@@ -21,7 +22,7 @@ _SEVER_AFTER = 1.5
 _ROLLED_BACK = "an earlier statement failed, and the server rolled everything back"
 
 
-class CuttableConnection(AsyncConnection[Any]):
+class CuttableConnection(TimedConnection, AsyncConnection[Any]):
     """A psycopg connection that asks more than once to cancel, and then hangs up.
 
     psycopg asks once and waits 5 s for the statement's end. A request that overtakes its

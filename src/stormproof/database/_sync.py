@@ -192,18 +192,22 @@ def _new_engine(
     url: URL, options: Mapping[str, Any], pool: Mapping[str, Any], gate: Gate, writers: Gate
 ) -> Engine:
     ours: dict[str, Any] = {**pool, "poolclass": QueuePool}
+    creator = None
     if is_sqlite(url):
         from ._sync_sqlite import ARGUMENTS
 
         ours["connect_args"] = ARGUMENTS
     else:
         check_driver("psycopg")
+        from ._psycopg_timeout import ThreadConnection
+
+        creator = ThreadConnection.connect
         ours["connect_args"] = {"connect_timeout": int(CONNECT_TIMEOUT)}
     try:
         engine = create_engine(_sync_url(url), **ours, **options)
     except (ArgumentError, TypeError) as error:
         raise InvalidSetting(f"engine_options: {first_line(error)}") from error
-    name_unreachable(engine, place(url))
+    name_unreachable(engine, place(url), creator)
     if is_sqlite(url):
         from ._sync_sqlite import isolate
 
