@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from anyio import to_thread
 from sqlalchemy import TextClause, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import Pool
 
 from stormproof._core.deadline import Deadline, in_force
@@ -23,6 +24,10 @@ from .model import Item, Model, is_sqlite, names
 SHOW = text("SELECT current_setting('statement_timeout')::interval")
 PID = text("SELECT pg_backend_pid()")
 SLOW = text("SELECT pg_sleep(20)")
+IS_ASLEEP = text(
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND wait_event = 'PgSleep'"
+)
 
 Unit = Callable[[], AbstractAsyncContextManager[Callable[[TextClause], Awaitable[Any]]]]
 
@@ -177,17 +182,27 @@ async def test_a_deadline_that_is_shortened_later_keeps_the_connection(unit: Uni
 
 
 async def test_an_answer_that_came_while_the_loop_was_busy_keeps_the_connection(
-    unit: Unit,
+    unit: Unit, postgres: Database
 ) -> None:
     """The timer is due as well when the loop looks again."""
-    async with unit() as scalar:
-        before = await scalar(PID)
-    with within(0.4), pytest.raises(DeadlineExceeded, match="during a statement"):
+    deadline = Deadline(time.monotonic() + 1)
+
+    async def keep_the_loop_busy(watcher: AsyncConnection) -> None:
+        while not await watcher.scalar(IS_ASLEEP):
+            pass
+        time.sleep(max(0, deadline.remaining()) + 0.1)
+
+    async with postgres.engine.connect() as watcher, asyncio.TaskGroup() as group:
+        await watcher.execution_options(isolation_level="AUTOCOMMIT")
         async with unit() as scalar:
-            asyncio.get_running_loop().call_later(0.1, time.sleep, 0.5)
-            await scalar(SLOW)
-    async with unit() as scalar:
-        assert await scalar(PID) == before
+            before = await scalar(PID)
+        busy = group.create_task(keep_the_loop_busy(watcher))
+        with in_force(deadline), pytest.raises(DeadlineExceeded, match="during a statement"):
+            async with unit() as scalar:
+                await scalar(SLOW)
+        busy.cancel()
+        async with unit() as scalar:
+            assert await scalar(PID) == before
 
 
 async def test_tight_deadlines_under_overload_do_not_reconnect(
