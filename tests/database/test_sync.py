@@ -226,6 +226,34 @@ async def test_a_cancelled_unit_cuts_its_statement_and_gives_the_place_back(
     assert await names(database) == []
 
 
+async def test_a_connection_that_was_asked_to_cancel_has_no_next_user(database: Database) -> None:
+    """PostgreSQL may hear of the request late, and would cut the next one's statement."""
+    if is_sqlite(database):
+        return  # its interrupt is a call and not a request
+    asleep = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid AND wait_event = :event")
+    pids: list[int] = []
+
+    def work(session: SyncSession, *, is_slow: bool) -> None:
+        pids.append(session.execute(text("SELECT pg_backend_pid()")).scalar_one())
+        if is_slow:
+            run_slow(session, database)
+
+    async def unit(*, is_slow: bool = False) -> None:
+        async with database.sync_session() as session:
+            await in_thread(lambda: work(session, is_slow=is_slow))
+
+    await unit()
+    task = asyncio.create_task(unit(is_slow=True))
+    async with database.autocommit() as watcher:
+        while not await watcher.scalar(asleep, {"pid": pids[0], "event": "PgSleep"}):
+            pass
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await unit()
+    assert pids[0] == pids[1] != pids[2]
+
+
 async def test_cancelled_at_any_step_no_place_is_lost(database: Database) -> None:
     async def unit() -> None:
         async with database.sync_session() as session:

@@ -78,6 +78,7 @@ class SyncSession(Session):
         self._has_ended = False
         self._is_late = False
         self._is_committing = False
+        self._was_asked_to_cancel = False
 
     execute = _one_at_a_time(Session.execute)
     # mypy cannot compare its overload on Never with itself (python/mypy#20651).
@@ -150,7 +151,7 @@ class SyncSession(Session):
         """Commit and end the unit of work; in a thread."""
         self.commit()
         self._has_ended = True
-        super().close()
+        self._leave()
 
     def end_unused(self) -> bool:
         """End a unit of work in which nothing happened, without I/O; whether it was one."""
@@ -168,13 +169,20 @@ class SyncSession(Session):
         self._has_ended = True
         self._cut_until_free()
         try:
-            super().close()
+            self._leave()
         except Exception:
             # The rollback failed, so the connection is of no use.
             with suppress(Exception):
                 super().invalidate()
         finally:
             self._lock.release()
+
+    def _leave(self) -> None:
+        # A request to cancel may arrive late: it cut a statement of the connection's next user.
+        if self._was_asked_to_cancel:
+            super().invalidate()
+        else:
+            super().close()
 
     def expire_now(self) -> None:
         """Cut what runs because the deadline has passed; in a thread."""
@@ -208,6 +216,7 @@ class SyncSession(Session):
             elif driver is not None and is_last:
                 sever(driver.fileno())
             elif driver is not None:
+                self._was_asked_to_cancel = True
                 driver.cancel_safe(timeout=_SEVER_AFTER)
 
     @contextmanager
