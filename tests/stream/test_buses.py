@@ -12,13 +12,14 @@ from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
 from stormproof.errors import BusUnusable, InvalidSetting
 from stormproof.prove.faults import Blackhole, Reset
-from stormproof.stream import Bus, Entry, HistoryLost, MemoryBus, Position
+from stormproof.stream import Bus, Entry, HistoryLost, Hub, MemoryBus, Position
 from stormproof.stream._postgres import PostgresBus
 from stormproof.stream._redis import RedisBus
 from stormproof.stream._store_bus import StoreBus
-from tests.harness import ServerProcess
+from tests.harness import ServerProcess, until
 
 from .buses import SwallowShort, begun, data, proxied, publish, read_all
+from .clients import Client, settle
 
 KEEP = 50
 SHARED = ["redis", "postgres"]
@@ -123,6 +124,36 @@ async def test_a_trimmed_position_is_history_lost_and_what_is_kept_can_be_read(l
             await bus.read(after, limit=5, wait=5)
     kept = await bus.read(positions[-KEEP - 1], limit=1000, wait=0)
     assert data(kept) == [str(n) for n in range(7 * KEEP + 1, 8 * KEEP + 1)]
+
+
+async def test_a_client_whose_place_is_not_in_the_log_is_told_so(log: Log) -> None:
+    """Whatever it says, it gets a reset and then all that is new, and never silence."""
+    bus = log.bus()
+    start = await bus.tail()
+    end = (await publish(bus, 8 * KEEP))[-1]
+    hub = Hub(bus, replay=KEEP)
+    clients = [Client(hub) for _ in range(5)]
+    async with hub:
+        for client, told in zip(
+            clients,
+            (
+                start,  # trimmed
+                Position(end.epoch, end.offset + 1),
+                Position(end.epoch, 10**18),
+                Position("other", end.offset),
+                Position("other", end.offset + 1),
+            ),
+            strict=True,
+        ):
+            client.connect(last_event_id=str(told))
+        for client in clients:
+            await until(lambda client=client: client.names == ["reset"])
+        await settle()
+        last = await hub.publish("t", "new")
+        for client in clients:
+            await until(lambda client=client: client.last_id == str(last))
+            assert (client.names, client.data) == (["reset"], ["new"])
+            await client.leave()
 
 
 @among_processes
