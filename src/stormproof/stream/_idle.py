@@ -16,7 +16,7 @@ def slim(scope: Scope, receive: Receive) -> None:
 
     CPython gives a deque room for 64 items when it is made, 0.6 kB. Those of FastAPI's exit
     stacks and of uvicorn's events (0.54) are a tenth of all that an idle subscriber takes, and a
-    list does the same for both: what they use is `append`, `pop` and `remove` (3.11 to 3.14).
+    list does the same for both: what they use is `append`, `pop` and `remove` (3.11).
     """
     for name in _STACKS:
         _empty(scope.get(name), AsyncExitStack, "_exit_callbacks")
