@@ -36,6 +36,7 @@ ENQUEUES = 300
 STARTS = 200
 FEW, MANY = 1_000, 100_000
 PICKS = 40
+COUNTS = 9
 
 # Where each engine keeps its jobs, and how many of them a round has.
 PEERS = (
@@ -162,7 +163,7 @@ async def backlog(url: str) -> None:
     @jobs.task()
     async def noop(number: int) -> None: ...
 
-    costs = {}
+    costs, counts = {}, list[float]()
     async with database, jobs:
         stored = 0
         for waiting in (FEW, MANY):
@@ -173,9 +174,14 @@ async def backlog(url: str) -> None:
                 stored += FEW
             costs[waiting] = await pick_cost(jobs)
             stored -= PICKS * 10
+        for _ in range(COUNTS):
+            began_at = time.perf_counter()
+            await jobs._opened().counts()
+            counts.append((time.perf_counter() - began_at) * 1000)
     print(
         f"  {kind(url):18} {costs[FEW]:.0f} us a job at {FEW:,}, {costs[MANY]:.0f} us at "
-        f"{MANY:,}: {costs[MANY] / costs[FEW]:.2f} x"
+        f"{MANY:,}: {costs[MANY] / costs[FEW]:.2f} x; counting them for /jobs "
+        f"{statistics.median(counts):.0f} ms"
     )
 
 

@@ -8,12 +8,14 @@ from typing import Any
 from pgqueuer.domain.models import Job as PickedJob
 from pydantic_core import from_json, to_json
 from sqlalchemy import Connection
+from sqlalchemy.orm import Session
 
 from . import _sqlite_sql as sql
 from ._beat_sqlite import SqliteBeat
 from ._facts import STATES, End, HeldJob, JobState, NewJob, task_of, told
 from ._sqlite_file import Rows, Run, SqliteFile
 from ._store import Beat, JobsDatabase, Store
+from ._threads import in_turn
 
 _PATIENCE = 5.0
 _AT_ONCE = 500
@@ -75,17 +77,16 @@ class SqliteStore(Store):
         """Store `jobs` in the session's transaction."""
 
         def insert(sync: Any) -> list[tuple[int | None, bool]]:
-            run = _runner(sync.connection())
-            if len(jobs) == 1 or any(job.key for job in jobs):
-                return [_insert(run, job) for job in jobs]
-            return [
-                (row["id"], True)
-                for first in range(0, len(jobs), _AT_ONCE)
-                for row in _insert_many(run, jobs[first : first + _AT_ONCE])
-            ]
+            return _insert_all(_runner(sync.connection()), jobs)
 
         stored: list[tuple[int | None, bool]] = await session.run_sync(insert)
         return stored
+
+    def enqueue_sync(
+        self, session: Session, jobs: Sequence[NewJob]
+    ) -> list[tuple[int | None, bool]]:
+        """Store `jobs` in the transaction of a thread's session."""
+        return _insert_all(lambda statement, given: in_turn(session, statement, given), jobs)
 
     async def lock_lease(self, session: Any, job_id: int) -> bool:
         """Whether the job is still ours; the session is the only writer, which locks it."""
@@ -285,6 +286,16 @@ class SqliteStore(Store):
         """Return the last traceback in the job's log."""
         rows = await self._file.read(lambda run: run(sql.LAST_WORDS, (job_id,)))
         return told(rows[0]["traceback"]) if rows else ""
+
+
+def _insert_all(run: Run, jobs: Sequence[NewJob]) -> list[tuple[int | None, bool]]:
+    if len(jobs) == 1 or any(job.key for job in jobs):
+        return [_insert(run, job) for job in jobs]
+    return [
+        (row["id"], True)
+        for first in range(0, len(jobs), _AT_ONCE)
+        for row in _insert_many(run, jobs[first : first + _AT_ONCE])
+    ]
 
 
 def _insert_many(run: Run, jobs: Sequence[NewJob]) -> Rows:
