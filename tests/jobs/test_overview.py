@@ -11,6 +11,7 @@ from tests.harness import until
 from .work import Open, stands
 
 
+@pytest.mark.parametrize("url", ["memory", "sqlite", "postgres"], indirect=True)
 async def test_an_overview_counts_by_task_and_state(opened: Open, database: Database) -> None:
     jobs, other = opened.new(), opened.new(worker=False)
     may_end = asyncio.Event()
