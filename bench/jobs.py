@@ -112,17 +112,29 @@ async def enqueueing(url: str) -> None:
         async with database.session() as session:
             await noop.enqueue(session, number)
 
+    async def bare_in_thread(number: int) -> None:
+        async with database.sync_session() as session:
+            await asyncio.to_thread(session.execute, insert, {"n": number})
+
+    async def enqueue_in_thread(number: int) -> None:
+        async with database.sync_session() as session:
+            await asyncio.to_thread(noop.enqueue_sync, session, number)
+
+    acts = (bare, enqueue, bare_in_thread, enqueue_in_thread)
     async with database, jobs:
         async with database.session() as session:
             await session.execute(text("CREATE TABLE plain (n BIGINT)"))
-        times: dict[str, list[float]] = {"bare": [], "enqueue": []}
-        for number in range(ENQUEUES):
-            for name, act in (("bare", bare), ("enqueue", enqueue)):
-                times[name].append(await timed(act, number))
-    bare_ms, enqueue_ms = (statistics.median(times[name]) * 1000 for name in ("bare", "enqueue"))
-    ratios = sorted(e / b for e, b in zip(times["enqueue"], times["bare"], strict=True))
+        times = [[await timed(act, number) for act in acts] for number in range(ENQUEUES)]
+    for first, where in ((0, ""), (2, ", in a thread")):
+        tell_pairs(f"{kind(url)}{where}", [(each[first], each[first + 1]) for each in times])
+
+
+def tell_pairs(where: str, pairs: list[tuple[float, float]]) -> None:
+    """Print what an enqueue costs beside an INSERT."""
+    bare_ms, enqueue_ms = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
+    ratios = sorted(enqueue / bare for bare, enqueue in pairs)
     print(
-        f"  {kind(url):18} INSERT + COMMIT {bare_ms:.2f} ms, enqueue + COMMIT {enqueue_ms:.2f} ms: "
+        f"  {where:32} INSERT + COMMIT {bare_ms:.2f} ms, enqueue + COMMIT {enqueue_ms:.2f} ms: "
         f"{enqueue_ms / bare_ms:.2f} x (quartiles of the pairs {ratios[len(ratios) // 4]:.2f} to "
         f"{ratios[len(ratios) * 3 // 4]:.2f})"
     )
