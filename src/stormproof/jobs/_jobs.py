@@ -6,6 +6,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.events import Events
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.primitives import register
@@ -75,11 +76,10 @@ class Jobs(Declarations, Forwarding):
         keep: float = 7.0,
         name: str = "jobs",
     ) -> None:
-        if type(concurrency) is not int or concurrency < 1:
-            raise InvalidSetting(f"Jobs(concurrency={concurrency!r}) must be an int of 1 or more")
-        for setting, value in {"poll": poll, "stale_after": stale_after, "keep": keep}.items():
-            if not value > 0:
-                raise InvalidSetting(f"Jobs({setting}={value!r}) must be more than 0")
+        check_count("Jobs", concurrency=concurrency)
+        check_seconds("Jobs", poll=poll, stale_after=stale_after)
+        if not keep > 0:
+            raise InvalidSetting(f"Jobs(keep={keep!r}) must be days, more than 0")
         super().__init__(name)
         self.concurrency = concurrency
         self.is_worker = worker
