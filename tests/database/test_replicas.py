@@ -318,5 +318,5 @@ def test_what_can_be_no_replica_is_refused() -> None:
         Database("postgresql://host/name", replicas="postgresql://other/name")
     with pytest.raises(InvalidSetting, match=r"other/name has the driver 'postgresql\+psycopg'"):
         Database("postgresql://host/name", replicas=["postgresql+psycopg://other/name"])
-    with pytest.raises(InvalidSetting, match="max_lag is 0"):
+    with pytest.raises(InvalidSetting, match="max_lag=0"):
         Database("postgresql://host/name", replicas=["postgresql://other/name"], max_lag=0)

@@ -165,8 +165,8 @@ async def test_closing_twice_is_harmless(url: str) -> None:
     [
         ({"reserve": 30}, "reserve is 30 of 30 connections"),
         ({"reserve": -1}, "reserve is -1"),
-        ({"wait_for_start": -1.0}, "wait_for_start is -1"),
-        ({"idle_in_transaction": 0.0}, "idle_in_transaction is 0"),
+        ({"wait_for_start": -1.0}, "wait_for_start=-1.0"),
+        ({"idle_in_transaction": 0.0}, "idle_in_transaction=0.0"),
     ],
 )
 def test_settings_that_could_not_work_are_refused(settings: dict[str, Any], message: str) -> None:

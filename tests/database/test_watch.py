@@ -129,5 +129,5 @@ async def test_who_says_so_is_ready_without_the_database(relay: Relay) -> None:
 
 
 def test_a_time_that_is_none_is_refused() -> None:
-    with pytest.raises(InvalidSetting, match="unready_after is -1"):
+    with pytest.raises(InvalidSetting, match="unready_after=-1"):
         Database("sqlite:///test.db", unready_after=-1)

@@ -327,11 +327,11 @@ def test_a_drain_that_is_cancelled_names_what_was_not_handed_over(after: float) 
 def test_options_say_by_name_what_is_wrong_with_them(caplog: pytest.LogCaptureFixture) -> None:
     tasks = Tasks()
     caplog.set_level(logging.ERROR)
-    with pytest.raises(InvalidSetting, match=r"timeout of options\(\) .* above 0; got 0"):
+    with pytest.raises(InvalidSetting, match=r"options\(timeout=0\) .* above 0, or None"):
         tasks.options(timeout=0)
-    with pytest.raises(InvalidSetting, match=r"timeout of options\(\) must be a number"):
+    with pytest.raises(InvalidSetting, match=r"options\(timeout='5'\) must be a finite number"):
         tasks.options(timeout="5")  # type: ignore[arg-type]
     with pytest.raises(InvalidSetting, match=r"on_shutdown of options\(\) must be one of 'finish'"):
         tasks.options(on_shutdown="wait")  # type: ignore[arg-type]
-    with pytest.raises(InvalidSetting, match="max_running of Tasks must be a whole number from 1"):
+    with pytest.raises(InvalidSetting, match=r"Tasks\(max_running=0\) must be an int of 1 or more"):
         Tasks(max_running=0)

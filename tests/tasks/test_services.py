@@ -213,9 +213,9 @@ async def test_options_of_a_service_say_by_name_what_is_wrong() -> None:
     tasks, poller = Tasks(), Poller()
     with pytest.raises(InvalidSetting, match=r"restart of service\(\) must be one of 'never', "):
         tasks.service(poller, restart="no")  # type: ignore[arg-type]
-    with pytest.raises(InvalidSetting, match=r"backoff of service\(\) must be a number"):
+    with pytest.raises(InvalidSetting, match=r"service\(backoff=0\) must be a finite number"):
         tasks.service(poller, backoff=0)
-    with pytest.raises(InvalidSetting, match=r"max_restarts of service\(\) must be a whole number"):
+    with pytest.raises(InvalidSetting, match=r"service\(max_restarts=-1\) must be an int of 0"):
         tasks.service(poller, max_restarts=-1)
     with pytest.raises(InvalidSetting, match=r"write service\(sleep, \.\.\.\)"):
         tasks.service(asyncio.sleep(1))  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stormproof import errors
+from stormproof._arguments import check_seconds
 from stormproof._core.events import Event, Events
 from stormproof._core.lifecycle import InFlight, Lifecycle, Loss
 from stormproof._core.primitives import register
@@ -26,8 +27,6 @@ from ._session import DatabaseSession
 from ._settings import (
     check_pool,
     check_reserve,
-    check_seconds,
-    check_unready_after,
     checked_options,
     parsed_url,
     place,
@@ -98,9 +97,11 @@ class Database(Access):
     ) -> None:
         check_pool(pool_size, max_overflow, max_wait)
         check_reserve(reserve, pool_size + max_overflow)
-        check_seconds(wait_for_start=wait_for_start or None)
-        check_seconds(idle_in_transaction=idle_in_transaction, max_lag=max_lag)
-        check_unready_after(unready_after)
+        check_seconds("Database", or_zero=True, wait_for_start=wait_for_start)
+        check_seconds(
+            "Database", or_none=True, idle_in_transaction=idle_in_transaction, max_lag=max_lag
+        )
+        check_seconds("Database", or_zero=True, or_none=True, unready_after=unready_after)
         options = checked_options(engine_options)
         self._url = parsed_url(url)
         self._name = name

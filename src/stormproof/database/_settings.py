@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof.errors import InvalidSetting, MissingExtra
 
 _SUPPORTED = {
@@ -107,14 +108,13 @@ def place(url: URL) -> str:
 
 def check_pool(pool_size: int, max_overflow: int, max_wait: float) -> None:
     """Raise InvalidSetting for a pool that could never serve, or would wait for ever."""
-    if pool_size < 1:
-        raise InvalidSetting(f"pool_size is {pool_size}; at least 1 connection is needed")
-    if max_overflow < 0:
+    check_count("Database", pool_size=pool_size)
+    if max_overflow == -1:
         raise InvalidSetting(
-            f"max_overflow is {max_overflow}; use 0 for none (a pool without bound is not offered)"
+            "Database(max_overflow=-1): a pool without bound is not offered; use 0 for none"
         )
-    if not 0 <= max_wait < float("inf"):
-        raise InvalidSetting(f"max_wait is {max_wait}; give a number of seconds, 0 or more")
+    check_count("Database", least=0, max_overflow=max_overflow)
+    check_seconds("Database", or_zero=True, max_wait=max_wait)
 
 
 def check_reserve(reserve: int, capacity: int) -> None:
@@ -122,21 +122,6 @@ def check_reserve(reserve: int, capacity: int) -> None:
     if not 0 <= reserve < capacity:
         raise InvalidSetting(
             f"reserve is {reserve} of {capacity} connections; give 0 or more, and fewer than all"
-        )
-
-
-def check_seconds(**arguments: float | None) -> None:
-    """Raise InvalidSetting for what is no time above 0 (None: never)."""
-    for name, seconds in arguments.items():
-        if seconds is not None and not 0 < seconds < float("inf"):
-            raise InvalidSetting(f"{name} is {seconds}; give a number of seconds above 0, or None")
-
-
-def check_unready_after(seconds: float | None) -> None:
-    """Raise InvalidSetting for what is no time to wait."""
-    if seconds is not None and not 0 <= seconds < float("inf"):
-        raise InvalidSetting(
-            f"unready_after is {seconds}; give a number of seconds, 0 or more, or None for never"
         )
 
 

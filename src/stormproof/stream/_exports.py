@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.deadline import context_without_deadline
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.origin import detach_origin
@@ -20,7 +21,6 @@ from ._shelf import Shelf
 from ._spool import Disk, Spool
 from ._spooled import SpooledResponse
 from ._spooling import spool_rows
-from ._sse import check_seconds
 
 
 class Exports:
@@ -68,15 +68,9 @@ class Exports:
         ready_within: float = 20.0,
         name: str = "exports",
     ) -> None:
-        for setting, number in (
-            ("max_bytes", max_bytes),
-            ("max_exports", max_exports),
-            ("max_running", max_running),
-        ):
-            if type(number) is not int or number < 1:
-                raise InvalidSetting(f"Exports({setting}={number!r}) must be an int of 1 or more")
-        for setting, seconds in (("keep", keep), ("ready_within", ready_within)):
-            check_seconds("Exports", setting, seconds)
+        check_count("Exports", max_bytes=max_bytes, max_exports=max_exports)
+        check_count("Exports", max_running=max_running)
+        check_seconds("Exports", keep=keep, ready_within=ready_within)
         if not 0 <= fresh_for <= keep:
             raise InvalidSetting(
                 f"Exports(fresh_for={fresh_for!r}) must be from 0 to keep ({keep})"
@@ -134,8 +128,7 @@ class Exports:
             ExportTooLarge: The disk that exports may take is used up.
             NotStarted: The part is not open.
         """
-        check_seconds("Exports.response", "idle_timeout", idle_timeout)
-        check_seconds("Exports.response", "send_timeout", send_timeout)
+        check_seconds("Exports.response", idle_timeout=idle_timeout, send_timeout=send_timeout)
 
         def encoder() -> RowEncoder:
             return row_encoder(

@@ -7,6 +7,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, overload
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, send_answer
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.primitives import register
@@ -17,7 +18,6 @@ from ._bus import Bus, Entry, Position, Session, TransactionalBus
 from ._json import json_encoder
 from ._memory import MemoryBus
 from ._service import HubService, HubSettings
-from ._sse import check_seconds
 from ._subscription import (
     HubResponse,
     Subscription,
@@ -123,21 +123,10 @@ class Hub:
         send_timeout: float = 30.0,
         max_subscribers: int = 20_000,
     ) -> None:
-        for word, number in (
-            ("replay", replay),
-            ("queue_frames", queue_frames),
-            ("queue_bytes", queue_bytes),
-            ("max_subscribers", max_subscribers),
-        ):
-            if type(number) is not int or number < 1:
-                raise InvalidSetting(f"Hub({word}={number!r}) must be an int of 1 or more")
-        for word, seconds in (
-            ("heartbeat", heartbeat),
-            ("max_age", max_age),
-            ("send_timeout", send_timeout),
-        ):
-            if seconds is not None:
-                check_seconds("Hub", word, seconds)
+        check_count("Hub", replay=replay, queue_frames=queue_frames, queue_bytes=queue_bytes)
+        check_count("Hub", max_subscribers=max_subscribers)
+        check_seconds("Hub", heartbeat=heartbeat, send_timeout=send_timeout)
+        check_seconds("Hub", or_none=True, max_age=max_age)
         check_policy(policy)
         self._bus: Bus = MemoryBus(keep=replay) if bus is None else bus
         self._settings = HubSettings(

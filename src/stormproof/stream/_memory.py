@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
-from stormproof.errors import InvalidSetting
+from stormproof._arguments import check_count
 
 from ._bus import Entry, HistoryLost, Position
 
@@ -28,8 +28,7 @@ class MemoryBus:
     """
 
     def __init__(self, *, keep: int = 1000) -> None:
-        if type(keep) is not int or keep < 1:
-            raise InvalidSetting(f"MemoryBus(keep={keep!r}) must be an int of 1 or more")
+        check_count("MemoryBus", keep=keep)
         self._epoch = secrets.token_hex(4)
         self._last = 0
         self._entries: deque[Entry] = deque(maxlen=keep)

@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof.errors import BusUnusable, InvalidSetting
 
 from ._bus import Entry, Position, Session
@@ -70,10 +71,9 @@ class PostgresBus(StoreBus[Link]):
         answer_within: float = 2.0,
         poll: float = 1.0,
     ) -> None:
-        if keep < 1 or (max_age is not None and max_age <= 0):
-            raise InvalidSetting(
-                f"PostgresBus: keep ({keep}) must be at least 1 and max_age ({max_age}) positive"
-            )
+        check_count("PostgresBus", keep=keep)
+        check_seconds("PostgresBus", timeout=timeout, answer_within=answer_within, poll=poll)
+        check_seconds("PostgresBus", or_none=True, max_age=max_age)
         if not _NAME.fullmatch(log):
             raise InvalidSetting(
                 f"PostgresBus: log ({log!r}) must be a name of at most 41 of a-z, 0-9 and _"

@@ -6,6 +6,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof.errors import BusUnusable, InvalidSetting
 
 from ._bus import Entry, HistoryLost, Position
@@ -54,8 +55,8 @@ class RedisBus(StoreBus[Link]):
         answer_within: float = 2.0,
         poll: float = 5.0,
     ) -> None:
-        if keep < 1:
-            raise InvalidSetting(f"RedisBus: keep ({keep}) must be at least 1")
+        check_count("RedisBus", keep=keep)
+        check_seconds("RedisBus", timeout=timeout, answer_within=answer_within, poll=poll)
         try:
             links = Links(url, answer_within)
         except ValueError as error:

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
+from stormproof._arguments import check_seconds
 from stormproof._core.asgi import Receive, Scope, Send, request_name
 from stormproof.errors import InvalidSetting
 
@@ -15,7 +16,7 @@ from ._csv import CSV
 from ._delivery import Plan
 from ._ndjson import NDJSON
 from ._row_encoder import RowEncoder
-from ._sse import check_seconds, check_source
+from ._sse import check_source
 
 FormatName: TypeAlias = Literal["ndjson", "csv", "arrow"]
 
@@ -89,9 +90,8 @@ class RowsResponse(Response):
         headers: Mapping[str, str] | None = None,
         status_code: int = 200,
     ) -> None:
-        check_seconds("RowsResponse", "send_timeout", send_timeout)
-        if idle_timeout is not None:
-            check_seconds("RowsResponse", "idle_timeout", idle_timeout)
+        check_seconds("RowsResponse", send_timeout=send_timeout)
+        check_seconds("RowsResponse", or_none=True, idle_timeout=idle_timeout)
         self._source = items_of("RowsResponse", source)
         self._encoder = row_encoder(
             "RowsResponse", format, columns, escape_formulas=escape_formulas, schema=schema

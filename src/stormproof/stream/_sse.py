@@ -1,12 +1,12 @@
 """`SSEResponse`: server-sent events that end politely."""
 
-import math
 import random
 from collections.abc import AsyncIterable, Mapping
 from typing import Any, Literal
 
 from starlette.responses import Response
 
+from stormproof._arguments import check_seconds
 from stormproof._core.asgi import Receive, Scope, Send, request_name
 from stormproof.errors import InvalidSetting
 
@@ -82,10 +82,8 @@ class SSEResponse(Response):
         status_code: int = 200,
     ) -> None:
         check_source("SSEResponse", source)
-        check_seconds("SSEResponse", "heartbeat", heartbeat)
-        check_seconds("SSEResponse", "send_timeout", send_timeout)
-        if idle_timeout is not None:
-            check_seconds("SSEResponse", "idle_timeout", idle_timeout)
+        check_seconds("SSEResponse", heartbeat=heartbeat, send_timeout=send_timeout)
+        check_seconds("SSEResponse", or_none=True, idle_timeout=idle_timeout)
         if on_drain not in ("leave", "finish"):
             raise InvalidSetting(f"SSEResponse(on_drain={on_drain!r}) must be 'leave' or 'finish'")
         self._source = source
@@ -145,12 +143,6 @@ def check_source(response: str, source: object) -> None:
             f"{response}(source) must be an async iterable, for example an async generator that "
             f"was called; got {type(source).__name__}"
         )
-
-
-def check_seconds(response: str, name: str, seconds: float) -> None:
-    """Raise InvalidSetting when `seconds` is not a finite number above 0."""
-    if not 0 < seconds < math.inf:
-        raise InvalidSetting(f"{response}({name}={seconds!r}) must be a number of seconds above 0")
 
 
 def _farewell() -> bytes:

@@ -9,6 +9,7 @@ from contextvars import Context
 from enum import Enum
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.deadline import context_without_deadline
 from stormproof._core.events import Events
 from stormproof._core.lifecycle import Lifecycle, Loss
@@ -28,8 +29,6 @@ from ._work import (
     Work,
     call_of,
     check_choice,
-    check_count,
-    check_seconds,
     name_of,
 )
 
@@ -75,7 +74,7 @@ class Tasks:
         max_running: int = 10_000,
         handover: Handover | None = None,
     ) -> None:
-        check_count("max_running of Tasks", max_running, least=1)
+        check_count("Tasks", max_running=max_running)
         self._name = name
         self._state = _State.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -160,8 +159,7 @@ class Tasks:
         Raises:
             InvalidSetting: An option is none of these.
         """
-        if timeout is not None:
-            check_seconds("timeout of options()", timeout)
+        check_seconds("options", or_none=True, timeout=timeout)
         check_choice("on_shutdown of options()", on_shutdown, OnShutdown)
         return ConfiguredTasks(self, name, timeout, on_shutdown)
 
@@ -200,9 +198,8 @@ class Tasks:
         """
         call = call_of("service", function)
         check_choice("restart of service()", restart, Restart)
-        check_seconds("backoff of service()", backoff)
-        if max_restarts is not None:
-            check_count("max_restarts of service()", max_restarts, least=0)
+        check_seconds("service", backoff=backoff)
+        check_count("service", least=0, or_none=True, max_restarts=max_restarts)
         policy = RestartPolicy(restart, backoff, max_restarts)
         name = name or name_of(call)
         tell = functools.partial(self._service_failed, name, policy)

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_args
@@ -77,17 +76,3 @@ def check_choice(argument: str, value: object, choices: Any) -> None:
     if value not in names:
         allowed = ", ".join(repr(name) for name in names)
         raise InvalidSetting(f"{argument} must be one of {allowed}; got {value!r}")
-
-
-def check_seconds(argument: str, value: float) -> None:
-    """Raise InvalidSetting unless `value` is a finite number of seconds above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidSetting(f"{argument} must be a number of seconds; got {value!r}")
-    if not 0 < value < math.inf:
-        raise InvalidSetting(f"{argument} must be a number of seconds above 0; got {value!r}")
-
-
-def check_count(argument: str, value: int, *, least: int) -> None:
-    """Raise InvalidSetting unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidSetting(f"{argument} must be a whole number from {least} on; got {value!r}")

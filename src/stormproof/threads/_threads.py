@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.deadline import remaining
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.place import innermost_place
 from stormproof._core.primitives import register
-from stormproof.errors import DeadlineExceeded, InvalidSetting, ThreadsClosed, ThreadsFull
+from stormproof.errors import DeadlineExceeded, ThreadsClosed, ThreadsFull
 
 from ._workers import Workers
 
@@ -91,11 +92,9 @@ class Threads:
         clock: Clock = MONOTONIC,
     ) -> None:
         queue = capacity * _QUEUE_PER_PLACE if max_queue is None else max_queue
-        for what, number, least in (("capacity", capacity, 1), ("max_queue", queue, 0)):
-            if not isinstance(number, int) or isinstance(number, bool) or number < least:
-                raise InvalidSetting(f"Threads({what}={number!r}) must be an int >= {least}")
-        if not 0 <= max_wait < float("inf"):
-            raise InvalidSetting(f"Threads(max_wait={max_wait!r}) must be 0 or more, and finite")
+        check_count("Threads", capacity=capacity)
+        check_count("Threads", least=0, max_queue=queue)
+        check_seconds("Threads", or_zero=True, max_wait=max_wait)
         self.name = name
         self._capacity = capacity
         self._max_wait = max_wait

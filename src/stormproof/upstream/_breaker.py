@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from enum import Enum
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.events import CircuitChanged, Events
 from stormproof._core.primitives import register
 from stormproof.errors import CircuitOpen, InvalidSetting
 
 from ._recent import RecentCounts
-from ._seconds import check_seconds
 from ._statistics import BreakerStatistics
 
 _FIRST_SHARE = 0.1
@@ -111,8 +111,7 @@ class CircuitBreaker:
     ) -> None:
         if not 0 < failure_rate <= 1:
             raise InvalidSetting(f"CircuitBreaker(failure_rate={failure_rate!r}) must be in (0, 1]")
-        if min_calls < 1:
-            raise InvalidSetting(f"CircuitBreaker(min_calls={min_calls!r}) must be 1 or more")
+        check_count("CircuitBreaker", min_calls=min_calls)
         check_seconds("CircuitBreaker", window=window, open_for=open_for, late_after=late_after)
         check_seconds("CircuitBreaker", or_zero=True, ramp=ramp)
         self._failure_rate = failure_rate

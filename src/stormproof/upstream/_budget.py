@@ -1,10 +1,10 @@
 """The budget: how many extra attempts, retries and hedges together, an upstream is asked for."""
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof.errors import InvalidSetting
 
 from ._recent import RecentCounts
-from ._seconds import check_seconds
 
 
 class Budget:
@@ -46,8 +46,7 @@ class Budget:
     ) -> None:
         if not 0 <= fraction <= 1:
             raise InvalidSetting(f"Budget(fraction={fraction!r}) must be from 0 to 1")
-        if minimum < 0:
-            raise InvalidSetting(f"Budget(minimum={minimum!r}) must be 0 or more")
+        check_count("Budget", least=0, minimum=minimum)
         check_seconds("Budget", window=window)
         self._fraction = fraction
         self._minimum = minimum

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from stormproof._arguments import check_seconds
 from stormproof._core.deadline import Deadline, bounded, current_deadline, in_force, remaining
 from stormproof.errors import InvalidSetting, UpstreamFailed, UpstreamTimeout
 
 from ._clock import LoopClock
-from ._seconds import check_seconds
 
 T = TypeVar("T")
 Part: TypeAlias = Callable[[], Awaitable[T]]
@@ -204,8 +204,7 @@ def _check(
     for name in fallback:
         if name not in calls or name in required:
             raise InvalidSetting(f"fallback has {name!r}, which is not one of the optional calls")
-    if timeout is not None:
-        check_seconds("fan_out", timeout=timeout)
+    check_seconds("fan_out", or_none=True, timeout=timeout)
     check_width(width)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof.errors import InvalidSetting
 
 from ._latency import RotatingQuantile
 from ._outcome import Outcome
-from ._seconds import check_seconds
 
 _MOST_SCARCE = 10.0
 
@@ -59,8 +59,7 @@ class Hedge:
     def __post_init__(self) -> None:
         if not 0 < self.quantile < 1:
             raise InvalidSetting(f"Hedge(quantile={self.quantile!r}) must be between 0 and 1")
-        if self.min_calls < 1:
-            raise InvalidSetting(f"Hedge(min_calls={self.min_calls!r}) must be 1 or more")
+        check_count("Hedge", min_calls=self.min_calls)
         if not 0 < self.factor < math.inf:
             raise InvalidSetting(f"Hedge(factor={self.factor!r}) must be finite and above 0")
         check_seconds("Hedge", min_delay=self.min_delay, window=self.window)

@@ -6,6 +6,7 @@ from typing import Any, Self, cast
 
 import httpx2
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.deadline import bounded
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.primitives import register
@@ -19,7 +20,6 @@ from ._client import Client, built_client, checked_client, has_whole_body
 from ._hedge import Hedge
 from ._operations import OPERATION
 from ._retry import IDEMPOTENT, Retry
-from ._seconds import check_seconds
 from ._statistics import Counts, UpstreamStatistics
 from ._wire import Limit, Wire
 
@@ -51,8 +51,7 @@ class UpstreamPart:
         client: Client | None = None,
     ) -> None:
         check_seconds("Upstream", timeout=timeout)
-        if max_connections < 1:
-            raise InvalidSetting(f"Upstream(max_connections={max_connections!r}) must be 1 or more")
+        check_count("Upstream", max_connections=max_connections)
         if client is not None and (base_url or headers or follow_redirects or transport):
             raise InvalidSetting(
                 "Upstream(client=...) takes no base_url, headers, follow_redirects or transport: "

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from email.utils import parsedate_to_datetime
 
-from stormproof.errors import InvalidSetting
+from stormproof._arguments import check_count, check_seconds
 
 from ._faults import Fault, fault_of
 from ._outcome import Outcome
-from ._seconds import check_seconds
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 """Methods whose second request changes nothing more (RFC 9110, 9.2.2)."""
@@ -51,8 +50,7 @@ class Retry:
     draw: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise InvalidSetting(f"Retry(attempts={self.attempts!r}) must be 1 or more")
+        check_count("Retry", attempts=self.attempts)
         check_seconds("Retry", or_zero=True, base=self.base, cap=self.cap)
 
     def wants(self, outcome: Outcome) -> bool:

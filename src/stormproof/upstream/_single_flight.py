@@ -6,11 +6,11 @@ from contextvars import Context
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from stormproof._arguments import check_seconds
 from stormproof._core.deadline import Deadline, context_without_deadline, in_force, remaining
 from stormproof.errors import DeadlineExceeded, UpstreamFailed, UpstreamTimeout
 
 from ._clock import LoopClock
-from ._seconds import check_seconds
 
 T = TypeVar("T")
 

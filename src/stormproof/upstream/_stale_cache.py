@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.clock import MONOTONIC, Clock
-from stormproof.errors import InvalidSetting
 
-from ._seconds import check_seconds
 from ._single_flight import SingleFlight
 
 T = TypeVar("T")
@@ -74,8 +73,7 @@ class StaleCache(Generic[T]):
         clock: Clock = MONOTONIC,
     ) -> None:
         check_seconds("StaleCache", or_zero=True, fresh_for=fresh_for, stale_for=stale_for)
-        if max_entries < 1:
-            raise InvalidSetting(f"StaleCache(max_entries={max_entries!r}) must be 1 or more")
+        check_count("StaleCache", max_entries=max_entries)
         self._fresh_for = fresh_for
         self._stale_for = stale_for
         self._max_entries = max_entries

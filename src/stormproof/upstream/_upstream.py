@@ -7,13 +7,13 @@ from typing import Any, TypeAlias, cast, overload
 
 import httpx2
 
+from stormproof._arguments import check_seconds
 from stormproof.errors import InvalidSetting, StormproofError
 
 from ._fan_out import check_names, check_width
 from ._faults import too_few
 from ._gathered import Gathered
 from ._part import UpstreamPart
-from ._seconds import check_seconds
 
 Target: TypeAlias = str | httpx2.Request
 
