@@ -1,6 +1,7 @@
-"""What durable jobs cost: jobs a second beside peers, enqueueing, the way to the start, a backlog.
+"""What durable jobs cost: jobs a second beside peers, enqueueing, the way to the start, a backlog,
+and a death on another machine.
 
-Run it with `python bench/jobs.py` from the repository; it takes about four minutes. Peers are
+Run it with `python bench/jobs.py` from the repository; it takes about nine minutes. Peers are
 measured as far as they are installed (`uv sync --group bench`), in turns with ours. PostgreSQL
 is the tests' own, whose data need not survive a power cut (`fsync=off`), for all alike; SQLite
 writes as it does in production.
@@ -11,6 +12,7 @@ writes as it does in production.
 import asyncio
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -36,6 +38,10 @@ ENQUEUES = 300
 STARTS = 200
 FEW, MANY = 1_000, 100_000
 PICKS = 40
+COUNTS = 9
+
+# Seconds of stale_after and poll, and how many workers are killed.
+DEATHS = ((2.0, 1.0, 6), (10.0, 5.0, 2))
 
 # Where each engine keeps its jobs, and how many of them a round has.
 PEERS = (
@@ -106,17 +112,29 @@ async def enqueueing(url: str) -> None:
         async with database.session() as session:
             await noop.enqueue(session, number)
 
+    async def bare_in_thread(number: int) -> None:
+        async with database.sync_session() as session:
+            await asyncio.to_thread(session.execute, insert, {"n": number})
+
+    async def enqueue_in_thread(number: int) -> None:
+        async with database.sync_session() as session:
+            await asyncio.to_thread(noop.enqueue_sync, session, number)
+
+    acts = (bare, enqueue, bare_in_thread, enqueue_in_thread)
     async with database, jobs:
         async with database.session() as session:
             await session.execute(text("CREATE TABLE plain (n BIGINT)"))
-        times: dict[str, list[float]] = {"bare": [], "enqueue": []}
-        for number in range(ENQUEUES):
-            for name, act in (("bare", bare), ("enqueue", enqueue)):
-                times[name].append(await timed(act, number))
-    bare_ms, enqueue_ms = (statistics.median(times[name]) * 1000 for name in ("bare", "enqueue"))
-    ratios = sorted(e / b for e, b in zip(times["enqueue"], times["bare"], strict=True))
+        times = [[await timed(act, number) for act in acts] for number in range(ENQUEUES)]
+    for first, where in ((0, ""), (2, ", in a thread")):
+        tell_pairs(f"{kind(url)}{where}", [(each[first], each[first + 1]) for each in times])
+
+
+def tell_pairs(where: str, pairs: list[tuple[float, float]]) -> None:
+    """Print what an enqueue costs beside an INSERT."""
+    bare_ms, enqueue_ms = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
+    ratios = sorted(enqueue / bare for bare, enqueue in pairs)
     print(
-        f"  {kind(url):18} INSERT + COMMIT {bare_ms:.2f} ms, enqueue + COMMIT {enqueue_ms:.2f} ms: "
+        f"  {where:32} INSERT + COMMIT {bare_ms:.2f} ms, enqueue + COMMIT {enqueue_ms:.2f} ms: "
         f"{enqueue_ms / bare_ms:.2f} x (quartiles of the pairs {ratios[len(ratios) // 4]:.2f} to "
         f"{ratios[len(ratios) * 3 // 4]:.2f})"
     )
@@ -162,7 +180,7 @@ async def backlog(url: str) -> None:
     @jobs.task()
     async def noop(number: int) -> None: ...
 
-    costs = {}
+    costs, counts = {}, list[float]()
     async with database, jobs:
         stored = 0
         for waiting in (FEW, MANY):
@@ -173,9 +191,14 @@ async def backlog(url: str) -> None:
                 stored += FEW
             costs[waiting] = await pick_cost(jobs)
             stored -= PICKS * 10
+        for _ in range(COUNTS):
+            began_at = time.perf_counter()
+            await jobs._opened().counts()
+            counts.append((time.perf_counter() - began_at) * 1000)
     print(
         f"  {kind(url):18} {costs[FEW]:.0f} us a job at {FEW:,}, {costs[MANY]:.0f} us at "
-        f"{MANY:,}: {costs[MANY] / costs[FEW]:.2f} x"
+        f"{MANY:,}: {costs[MANY] / costs[FEW]:.2f} x; counting them for /jobs "
+        f"{statistics.median(counts):.0f} ms"
     )
 
 
@@ -189,6 +212,54 @@ async def pick_cost(jobs: Jobs) -> float:
         times.append((time.perf_counter() - began_at) / len(picked))
         await store.finish([End(job.id, job.attempts, "successful", None) for job in picked])
     return statistics.median(times) * 1e6
+
+
+async def death(url: str) -> None:
+    """Time from the kill -9 of a worker on another machine to the next start of its job."""
+    for stale_after, poll, kills in DEATHS:
+        waits = [await one_death(url, stale_after, poll) for _ in range(kills)]
+        print(
+            f"  {kind(url):18} stale_after {stale_after:g} s + poll {poll:g} s: "
+            f"{statistics.median(waits):.2f} s ({min(waits):.2f} to {max(waits):.2f}), "
+            f"{kills} kills"
+        )
+
+
+async def one_death(url: str, stale_after: float, poll: float) -> float:
+    """Kill a worker that runs a job, and return the seconds until it runs here.
+
+    The worker's machine is a namespace of process ids, so nobody here can see that it is dead.
+    """
+    database = Database(url, unready_after=None)
+    jobs = Jobs(database, stale_after=stale_after, poll=poll)
+    started = asyncio.Event()
+
+    @jobs.task()
+    async def wait() -> None:
+        started.set()
+
+    elsewhere = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable]
+    worker = await asyncio.create_subprocess_exec(
+        *elsewhere, "-m", "tests.jobs.poison", url, str(stale_after),
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert worker.stdout is not None
+    async with database:
+        assert await worker.stdout.readline() == b"open\n"
+        jobs.is_worker = False
+        async with jobs, database.session() as session:
+            await wait.enqueue(session)
+        assert await worker.stdout.readline() == b"wait 1\n"
+        jobs.is_worker = True
+        async with jobs:
+            await asyncio.sleep(random.uniform(1.0, 1.0 + stale_after / 4))  # between two beats
+            worker.kill()
+            killed_at = time.perf_counter()
+            await asyncio.wait_for(started.wait(), 2 * (stale_after + poll) + 10)
+            took = time.perf_counter() - killed_at
+            assert jobs.statistics().reaped == 0
+    await worker.wait()
+    return took
 
 
 def kind(url: str) -> str:
@@ -216,6 +287,8 @@ async def main(only: str | None) -> None:
             await on_each(starting, server, "from the COMMIT to the start, in process, idle")
         if only in (None, "backlog"):
             await on_each(backlog, server, "pick cost")
+        if only in (None, "death"):
+            await on_each(death, server, "from the kill -9 of a worker elsewhere to the next start")
         if only in (None, "rate"):
             await with_redis(server)
 

@@ -3,7 +3,8 @@
 Run it with `python bench/stream.py`, with a hard limit of 11,000 open files or more; it takes
 about four minutes. Every server is a process of its own, and so are its clients. All are alive at
 once and are asked in turns, so that a busy machine disturbs all alike; ratios are taken round
-by round. `python bench/stream.py cpu|memory|stall|stalled-reader|many` runs one part.
+by round. `python bench/stream.py cpu|memory|stall|stalled-reader|many|left`
+runs one part.
 """
 
 # ruff: noqa: T201
@@ -17,6 +18,7 @@ import re
 import resource
 import socket
 import statistics
+import struct
 import subprocess
 import sys
 import time
@@ -38,6 +40,7 @@ ALL = (
     "sse-starlette",
     "native",
 )
+MOST = ("raw", "hub mounted", "hub route", "hub installed")
 CLIENTS = 2000
 MANY = 10_000
 ROUNDS = 25
@@ -307,6 +310,28 @@ def stalled_reader() -> None:
             server.stop()
 
 
+def left(number: int = 200) -> None:
+    """Print how long it takes until a client that closed its connection is no subscriber."""
+    left_at = []
+    with serving("hub installed") as servers:
+        server = servers["hub installed"]
+        clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(number)]
+        for client in clients:
+            client.sendall(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert client.recv(4096)
+        for turn, client in enumerate(clients):
+            if turn % 2:  # a reset instead of an end
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            left_at.append(time.monotonic())
+            client.close()
+            time.sleep(0.01)
+        while len(noticed_at := json.loads(server.get("/left"))) < number:
+            time.sleep(0.01)
+    waits = [(noticed - own) * 1e3 for own, noticed in zip(left_at, noticed_at, strict=True)]
+    print(f"from the close of a connection to the end of its subscriber, {number} clients, in ms")
+    print(f"  hub installed   {quartiles(waits)}, worst {max(waits):.2f}")
+
+
 def main() -> None:
     """Run all parts, or the one that is named."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -320,9 +345,10 @@ def main() -> None:
         return
     parts: dict[str, Callable[[], None]] = {
         "cpu": lambda: fan_out(ALL, CLIENTS, ROUNDS),
-        "many": lambda: fan_out(("raw", "hub mounted", "hub route"), MANY, 8),
+        "many": lambda: fan_out(MOST, MANY, 8),
         "memory": lambda: memory(ALL, CLIENTS),
         "stalled-reader": stalled_reader,
+        "left": left,
         "stall": lambda: stall(("hub mounted", "hub route", "seed", "native"), CLIENTS),
     }
     print(

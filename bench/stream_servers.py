@@ -20,6 +20,7 @@ from sse_starlette.sse import EventSourceResponse as SseStarletteResponse
 
 import stormproof
 from stormproof import Hub
+from stormproof._core.events import StreamEnded
 
 PADDING = "x" * 80
 
@@ -155,8 +156,12 @@ def hub(*, is_mounted: bool, is_installed: bool = False) -> tuple[FastAPI, Hub]:
     """Return an app with a hub, mounted or behind a route."""
     app = FastAPI()
     one = Hub()
+    left: list[float] = []
     if is_installed:
-        stormproof.install(app, one)
+        lifecycle = stormproof.install(app, one)
+        lifecycle.events.subscribe(
+            lambda event: left.append(time.monotonic()) if isinstance(event, StreamEnded) else None
+        )
     if is_mounted:
         app.mount("/events", one.asgi(["news"]))
     else:
@@ -164,6 +169,10 @@ def hub(*, is_mounted: bool, is_installed: bool = False) -> tuple[FastAPI, Hub]:
         @app.get("/events")
         async def stream() -> Any:
             return one.response(["news"])
+
+    @app.get("/left")
+    async def when_left() -> list[float]:
+        return left
 
     @app.get("/push")
     async def push(size: int) -> dict[str, int]:

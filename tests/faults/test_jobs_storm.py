@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 import stormproof
+from stormproof.database import SyncSession
 from tests.harness import ServerProcess, until
 from tests.harness.postgres import RestartablePostgres
 
@@ -27,6 +28,8 @@ REQUESTS = 10_000
 CLIENTS = 10
 WORKERS = 4
 KILLS = 10
+
+ORDER = text("INSERT INTO orders VALUES (:n)")
 
 
 class Undone(Exception):
@@ -77,17 +80,34 @@ class Storm:
     async def ask(
         self, jobs: stormproof.Jobs, database: stormproof.Database, numbers: Iterator[int]
     ) -> None:
-        """Make requests: an order and its job in one transaction; every fifth is undone."""
+        """Make requests: an order and its job in one transaction; every fifth is undone.
+
+        Every second one does it in a thread, as a `def` endpoint.
+        """
         task = jobs.tasks["effect"]
+
+        def in_thread(session: SyncSession, number: int) -> None:
+            session.execute(ORDER, {"n": number})
+            task.enqueue_sync(session, number)
+
         for number in numbers:
             self.asked = max(self.asked, number)
             with suppress(Undone, stormproof.errors.StormproofError):
-                async with database.session() as session:
-                    await session.execute(text("INSERT INTO orders VALUES (:n)"), {"n": number})
-                    await task.enqueue(session, number)
-                    if number % 5 == 0:
-                        raise Undone
+                if number % 2:
+                    async with database.sync_session() as session:
+                        await asyncio.to_thread(in_thread, session, number)
+                        raise_if_undone(number)
+                else:
+                    async with database.session() as work:
+                        await work.execute(ORDER, {"n": number})
+                        await task.enqueue(work, number)
+                        raise_if_undone(number)
                 self.acknowledged.add(number)
+
+
+def raise_if_undone(number: int) -> None:
+    if number % 5 == 0:
+        raise Undone
 
 
 async def run(storm: Storm, restart: RestartablePostgres | None) -> None:

@@ -1,6 +1,7 @@
 """A raw HTTP/1.1 client that tells how each answer ended and reads only when it is asked to."""
 
 import asyncio
+import ctypes
 import socket
 import struct
 import time
@@ -12,6 +13,7 @@ from types import TracebackType
 from .wire import AnswerReader, Ended, Head
 
 _HOST = "127.0.0.1"
+_SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>; `socket` has no name for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,18 @@ class Connection:
                     socket.SOL_SOCKET, socket.SO_LINGER, linger_for_zero_seconds
                 )
         self.close()
+
+    def vanish(self) -> None:
+        """Be a machine that lost its power: nothing is acknowledged any more, or answered.
+
+        The kernel drops every packet that comes for this one socket (a classic BPF program that
+        returns 0), so a peer that sends gets neither an ACK nor a reset. Most kernels let anybody
+        do that; some want CAP_NET_ADMIN.
+        """
+        # One instruction, `BPF_RET | BPF_K` with 0; then how many there are, and where.
+        code = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+        program = struct.pack("HP", 1, ctypes.addressof(code))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
     async def __aenter__(self) -> "Connection":
         return self

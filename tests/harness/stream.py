@@ -152,6 +152,10 @@ class Stream:
         """Leave abruptly: the server sees a reset (RST)."""
         self._opened.abort()
 
+    def vanish(self) -> None:
+        """Be gone without a word, as `Connection.vanish`."""
+        self._opened.vanish()
+
     @property
     def _opened(self) -> Connection:
         if self._connection is None:

@@ -6,14 +6,20 @@ from pathlib import Path
 import pytest
 
 from stormproof.database import Database
-from stormproof.jobs import Jobs
+from stormproof.jobs import Jobs, _jobs
 
+from .memory import MemoryStore, Table
 from .work import Open
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "memory":  # the jobs alone; the sessions are of a file all the same
+        table = Table()
+        monkeypatch.setattr(
+            _jobs, "_new_store", lambda _, beat_every, keep: MemoryStore(table, beat_every)
+        )
+    if request.param in ("sqlite", "memory"):
         return f"sqlite:///{tmp_path}/test.db"
     url = str(request.getfixturevalue("postgres_database"))
     return url.replace("+asyncpg", "+psycopg") if request.param == "psycopg" else url

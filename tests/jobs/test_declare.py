@@ -54,6 +54,9 @@ def test_a_function_that_cannot_be_stored_is_refused(
         {"concurrency": 0},
         {"on_failure": "forget"},
         {"backoff": float("nan")},
+        {"timeout": "30"},
+        {"per_group": 1.5},
+        {"max_starts": 0},
     ],
 )
 def test_an_option_out_of_range_is_refused(options: dict[str, object], tmp_path: object) -> None:

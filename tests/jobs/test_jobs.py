@@ -1,4 +1,4 @@
-"""What jobs promise, on SQLite and by both PostgreSQL drivers."""
+"""What jobs promise, in memory, on SQLite and by both PostgreSQL drivers."""
 
 import asyncio
 import time
@@ -15,6 +15,7 @@ from tests.harness import until
 
 from .work import Log, Open, stands
 
+in_memory_too = pytest.mark.parametrize("url", ["memory", "sqlite", "postgres"], indirect=True)
 on_all = pytest.mark.parametrize("url", ["sqlite", "postgres", "psycopg"], indirect=True)
 
 
@@ -46,6 +47,7 @@ async def test_committed_means_enqueued_and_rolled_back_means_not(
     await until(lambda: jobs.statistics().done == 1)  # the store knows a moment before
 
 
+@in_memory_too
 async def test_a_session_of_sqlalchemy_alone_will_do(jobs: Jobs, database: Database) -> None:
     done = asyncio.Event()
 
@@ -60,6 +62,7 @@ async def test_a_session_of_sqlalchemy_alone_will_do(jobs: Jobs, database: Datab
         await done.wait()
 
 
+@in_memory_too
 async def test_a_job_that_fails_is_retried_then_held_with_its_words(
     jobs: Jobs, database: Database
 ) -> None:
@@ -112,6 +115,7 @@ async def test_a_job_that_raises_no_exception_but_ends_fails_like_any_other(
     assert jobs.statistics().retried == 2
 
 
+@in_memory_too
 async def test_on_failure_delete_leaves_the_words_in_the_log_alone(
     jobs: Jobs, database: Database
 ) -> None:
@@ -126,6 +130,7 @@ async def test_on_failure_delete_leaves_the_words_in_the_log_alone(
     assert await jobs.held() == []
 
 
+@in_memory_too
 async def test_a_timeout_ends_the_job_and_is_its_deadline(jobs: Jobs, database: Database) -> None:
     left: list[float | None] = []
 
@@ -168,6 +173,7 @@ async def test_a_key_is_unique_while_its_job_waits_or_runs(jobs: Jobs, database:
         assert (await note.enqueue(session, "e", key="order:1")).is_new
 
 
+@in_memory_too
 async def test_priority_and_delay_order_the_starts(opened: Open, database: Database) -> None:
     jobs = opened.new(concurrency=1)
     log: list[str] = []
@@ -190,6 +196,7 @@ async def test_priority_and_delay_order_the_starts(opened: Open, database: Datab
     assert started_at["late"] >= asked_at + 0.25
 
 
+@in_memory_too
 async def test_arguments_that_no_longer_fit_are_held_and_said(
     opened: Open, database: Database
 ) -> None:
@@ -239,6 +246,7 @@ async def test_cancelled_jobs_end_wherever_they_are(opened: Open, database: Data
         assert jobs.statistics().lost_leases == 0
 
 
+@in_memory_too
 async def test_a_limit_of_a_task_holds_over_all_workers(opened: Open, database: Database) -> None:
     workers = [opened.new(), opened.new()]
     running = most = ended = 0
@@ -259,6 +267,7 @@ async def test_a_limit_of_a_task_holds_over_all_workers(opened: Open, database: 
     assert most == 2
 
 
+@in_memory_too
 async def test_a_limit_of_each_group_holds_over_all_workers(
     opened: Open, database: Database
 ) -> None:
@@ -317,6 +326,7 @@ async def test_once_makes_the_effect_and_the_end_one_commit(jobs: Jobs, database
         current_job()
 
 
+@in_memory_too
 async def test_an_end_counts_only_while_the_job_is_ours(opened: Open, database: Database) -> None:
     """The first worker is taken for dead while it runs; its late end must change nothing."""
     slow, quick = opened.new(concurrency=1), opened.new()
@@ -350,6 +360,7 @@ async def test_an_end_counts_only_while_the_job_is_ours(opened: Open, database: 
     assert log.lines == [(handle.id, 1, "slow"), (handle.id, 2, "quick")]
 
 
+@in_memory_too
 async def test_a_drain_that_is_cut_leaves_its_jobs_to_the_next_worker(
     opened: Open, database: Database
 ) -> None:
@@ -381,6 +392,7 @@ async def test_a_drain_that_is_cut_leaves_its_jobs_to_the_next_worker(
         await stands(second, handle.id, "done")
 
 
+@in_memory_too
 async def test_a_drain_hands_back_what_does_not_end_in_time(
     opened: Open, database: Database
 ) -> None:

@@ -2,12 +2,16 @@
 
 import asyncio
 
+import pytest
+
 from stormproof.database import Database
+from stormproof.jobs import Jobs, _sqlite_sql
 from tests.harness import until
 
 from .work import Open, stands
 
 
+@pytest.mark.parametrize("url", ["memory", "sqlite", "postgres"], indirect=True)
 async def test_an_overview_counts_by_task_and_state(opened: Open, database: Database) -> None:
     jobs, other = opened.new(), opened.new(worker=False)
     may_end = asyncio.Event()
@@ -45,3 +49,17 @@ async def test_an_overview_counts_by_task_and_state(opened: Open, database: Data
     }
     assert last["id"] == failed.id
     assert "the printer is off" in last["last_words"]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_counting_reads_indexes_alone(jobs: Jobs, database: Database) -> None:
+    """The rows hold the payloads; beside 100,000 of them the worker would stand still."""
+    await jobs.open()
+    async with database.read_session() as session:
+        connection = await session.connection()
+        plan = await connection.exec_driver_sql(
+            f"EXPLAIN QUERY PLAN {_sqlite_sql.COUNTS}", (0.0, 0.0, 0.0)
+        )
+        steps = [row[-1] for row in plan if "stormproof_jobs" in row[-1]]
+    assert len(steps) == 4
+    assert all(" USING INDEX stormproof_jobs_" in step for step in steps), steps

@@ -8,9 +8,11 @@ from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import TypeAlias
 
 import pytest
+from sqlalchemy import text
 
 from stormproof.database import Database
 from stormproof.jobs import Job, Jobs
+from stormproof.jobs._process import this_process
 from tests.harness import ServerProcess, until
 
 from .poison import declare
@@ -59,6 +61,27 @@ async def test_a_killed_process_has_its_jobs_done_by_others_within_two_seconds(
         assert time.monotonic() - killed_at < 3.0
     assert jobs.statistics().reaped == 1
     await enqueuer.close()
+
+
+async def test_a_process_killed_on_another_machine_has_its_jobs_done_by_others(
+    database: Database, peer: Peer, opened: Open
+) -> None:
+    """Nobody here can see that it is dead: its heartbeat goes stale."""
+    table = "stormproof_jobs_workers"
+    elsewhere = text(f"UPDATE {table} SET process = 'elsewhere|1|1' WHERE process <> :here")
+    enqueuer, other = opened.new(worker=False), opened.new(stale_after=1.0, poll=0.2)
+    declare(enqueuer)
+    declare(other)
+    async with opened(enqueuer), peer() as process:
+        job_id = await enqueue(enqueuer, database, "wait")
+        await process.wait_for_line("wait 1")
+        async with database.session() as session:
+            await session.execute(elsewhere, {"here": this_process()})
+        async with opened(other):
+            process.signal(SIGKILL)
+            await stands(other, job_id, "done")
+            await until(lambda: other.statistics().done == 1)
+            assert other.statistics().reaped == 0
 
 
 async def test_a_job_that_kills_its_process_is_held_and_the_others_go_on(

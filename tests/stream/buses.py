@@ -2,9 +2,12 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
+from stormproof.prove.faults import FaultProxy
 from stormproof.prove.faults._fault import Chunk, Fault
 from stormproof.stream._bus import Bus, Entry, Position
 
@@ -34,6 +37,16 @@ async def begun(work: "asyncio.Task[object]") -> None:
     """Let `work` come to its first wait for a server; a bus says not more than that."""
     done, _ = await asyncio.wait((work,), timeout=0.05)
     assert not done
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[FaultProxy]:
+    """Put a proxy before the server of `url`; its own `url` goes through it."""
+    parts = urlsplit(url)
+    async with FaultProxy.before("bus", "127.0.0.1", parts.port or 0) as proxy:
+        at = f"{parts.username}@" if parts.username else ""
+        proxy.url = parts._replace(netloc=f"{at}127.0.0.1:{proxy.port}").geturl()
+        yield proxy
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -13,11 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import stormproof
 from stormproof.errors import BusUnavailable, BusUnusable, InvalidSetting, PublishUnknown
-from stormproof.prove.faults import Blackhole, FaultProxy, Refuse, Reset
+from stormproof.prove.faults import Blackhole, Refuse, Reset
 from stormproof.stream._bus import Entry, HistoryLost, Position
 from stormproof.stream._postgres import PostgresBus
 
-from .buses import SwallowShort, begun, data, publish, read_all
+from .buses import begun, data, proxied, publish, read_all
 
 LOG = "stormproof_events"
 
@@ -39,14 +38,6 @@ async def url(postgres_database: str) -> str:
     await asyncio.gather(bus.create(), bus.create())
     await bus.close()
     return postgres_database
-
-
-@asynccontextmanager
-async def proxied(url: str) -> AsyncIterator[FaultProxy]:
-    parts = urlsplit(url)
-    async with FaultProxy.before("postgres", "127.0.0.1", parts.port or 0) as proxy:
-        proxy.url = parts._replace(netloc=f"postgres@127.0.0.1:{proxy.port}").geturl()
-        yield proxy
 
 
 async def run(url: str, *statements: str) -> None:
@@ -141,34 +132,6 @@ async def test_cut_and_terminated_connections_lose_and_repeat_nothing(url: str) 
                 )
             await publisher.append(Entry("t", str(n)))
         assert data(await reading) == [str(n) for n in range(120)]
-
-
-async def test_an_append_whose_answer_was_lost_is_stored_once(url: str) -> None:
-    async with proxied(url) as proxy, opened(url, proxy.url) as (reader, publisher):
-        [first] = await publish(publisher, 1)
-        proxy.set(SwallowShort())
-        long = "x" * 2000
-        appending = asyncio.create_task(publisher.append(Entry("t", long)))
-        assert data(await reader.read(first, limit=5, wait=5)) == [long]
-        proxy.set(Reset())
-        proxy.clear()
-        second = await appending
-        await publish(publisher, 1, first=3)
-        read = await reader.read(first, limit=5, wait=0)
-        assert (data(read), read[0].offset) == ([long, "3"], second.offset)
-
-
-async def test_an_append_that_arrives_after_its_repetition_is_stored_once(url: str) -> None:
-    async with proxied(url) as proxy, opened(url, proxy.url) as (reader, publisher):
-        [first] = await publish(publisher, 1)
-        proxy.set(Blackhole())
-        appending = asyncio.create_task(publish(publisher, 2, first=2))
-        # A second connection: the first one's answer was given up, and its bytes still wait.
-        while proxy.attempts < 2:
-            await asyncio.sleep(0.01)
-        proxy.clear()
-        await appending
-        assert data(await reader.read(first, limit=5, wait=0)) == ["2", "3"]
 
 
 async def test_a_silent_network_is_noticed_by_reader_and_publisher(url: str) -> None:

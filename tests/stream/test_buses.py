@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from secrets import token_hex
 
 import pytest
@@ -10,13 +11,15 @@ import pytest
 from stormproof._core.clock import MONOTONIC
 from stormproof._core.deadline import Deadline, in_force
 from stormproof.errors import BusUnusable, InvalidSetting
-from stormproof.stream import Bus, Entry, HistoryLost, MemoryBus, Position
+from stormproof.prove.faults import Blackhole, Reset
+from stormproof.stream import Bus, Entry, HistoryLost, Hub, MemoryBus, Position
 from stormproof.stream._postgres import PostgresBus
 from stormproof.stream._redis import RedisBus
 from stormproof.stream._store_bus import StoreBus
-from tests.harness import ServerProcess
+from tests.harness import ServerProcess, until
 
-from .buses import begun, data, publish, read_all
+from .buses import SwallowShort, begun, data, proxied, publish, read_all
+from .clients import Client, settle
 
 KEEP = 50
 SHARED = ["redis", "postgres"]
@@ -28,13 +31,15 @@ among_processes = pytest.mark.parametrize("kind", SHARED, indirect=True)
 class Log:
     """One log, and as many buses over it as a test asks for."""
 
-    def __init__(self, make: Callable[[], Bus], code: str = "") -> None:
+    def __init__(self, make: Callable[..., Bus], url: str = "", code: str = "") -> None:
+        self.url = url
         self.code = code
         self._make = make
         self._buses: list[Bus] = []
 
-    def bus(self) -> Bus:
-        self._buses.append(self._make())
+    def bus(self, url: str = "", **options: float) -> Bus:
+        """Return one more; by `url` if it is to reach its server by another way."""
+        self._buses.append(self._make(url or self.url, **options))
         return self._buses[-1]
 
     async def close(self) -> None:
@@ -57,11 +62,11 @@ async def log(kind: tuple[Callable[..., Bus], str]) -> AsyncIterator[Log]:
     make, url = kind
     if make is MemoryBus:
         memory = MemoryBus(keep=KEEP)
-        yield Log(lambda: memory)
+        yield Log(lambda _: memory)
         return
     name = f"log_{token_hex(4)}"
     code = f"bus = stormproof.{make.__name__}({url!r}, log={name!r})"
-    log = Log(lambda: make(url, log=name, keep=KEEP), code)
+    log = Log(partial(make, log=name, keep=KEEP), url, code)
     bus = log.bus()
     if isinstance(bus, PostgresBus):
         await bus.create()
@@ -119,6 +124,36 @@ async def test_a_trimmed_position_is_history_lost_and_what_is_kept_can_be_read(l
             await bus.read(after, limit=5, wait=5)
     kept = await bus.read(positions[-KEEP - 1], limit=1000, wait=0)
     assert data(kept) == [str(n) for n in range(7 * KEEP + 1, 8 * KEEP + 1)]
+
+
+async def test_a_client_whose_place_is_not_in_the_log_is_told_so(log: Log) -> None:
+    """Whatever it says, it gets a reset and then all that is new, and never silence."""
+    bus = log.bus()
+    start = await bus.tail()
+    end = (await publish(bus, 8 * KEEP))[-1]
+    hub = Hub(bus, replay=KEEP)
+    clients = [Client(hub) for _ in range(5)]
+    async with hub:
+        for client, told in zip(
+            clients,
+            (
+                start,  # trimmed
+                Position(end.epoch, end.offset + 1),
+                Position(end.epoch, 10**18),
+                Position("other", end.offset),
+                Position("other", end.offset + 1),
+            ),
+            strict=True,
+        ):
+            client.connect(last_event_id=str(told))
+        for client in clients:
+            await until(lambda client=client: client.names == ["reset"])
+        await settle()
+        last = await hub.publish("t", "new")
+        for client in clients:
+            await until(lambda client=client: client.last_id == str(last))
+            assert (client.names, client.data) == (["reset"], ["new"])
+            await client.leave()
 
 
 @among_processes
@@ -268,3 +303,36 @@ async def test_a_batch_that_arrives_after_a_later_one_is_refused(log: Log) -> No
     with pytest.raises(BusUnusable, match="a later batch of this publisher"):
         await late.append(Entry("t", "late"))
     assert await bus.tail() == positions[-1]
+
+
+@among_processes
+async def test_an_append_whose_answer_was_lost_is_stored_once(log: Log) -> None:
+    async with proxied(log.url) as proxy:
+        reader, publisher = log.bus(), log.bus(proxy.url)
+        [first] = await publish(publisher, 1)
+        proxy.set(SwallowShort())
+        long = "x" * 2000
+        appending = asyncio.create_task(publisher.append(Entry("t", long)))
+        assert data(await reader.read(first, limit=5, wait=5)) == [long]
+        proxy.set(Reset())
+        proxy.clear()
+        second = await appending
+        await publish(publisher, 1, first=3)
+        read = await reader.read(first, limit=5, wait=0)
+        assert (data(read), read[0].offset) == ([long, "3"], second.offset)
+
+
+@among_processes
+async def test_an_append_that_arrives_after_its_repetition_is_stored_once(log: Log) -> None:
+    async with proxied(log.url) as proxy:
+        reader, publisher = log.bus(), log.bus(proxy.url, answer_within=0.3)
+        [first] = await publish(publisher, 1)
+        seen = proxy.attempts
+        proxy.set(Blackhole())
+        appending = asyncio.create_task(publish(publisher, 2, first=2))
+        # One connection more: the first one's answer was given up, and its bytes still wait.
+        while proxy.attempts == seen:
+            await asyncio.sleep(0.01)
+        proxy.clear()
+        await appending
+        assert data(await reader.read(first, limit=5, wait=0)) == ["2", "3"]

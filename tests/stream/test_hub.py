@@ -230,6 +230,40 @@ async def test_client_that_comes_from_a_process_that_was_ahead_gets_nothing_twic
         await invented.leave()
 
 
+async def test_client_ahead_with_an_id_that_a_restored_store_has_lost_is_told() -> None:
+    """The store came back without 6 to 10 and gave on from 100; this process is behind."""
+
+    class Restored(MemoryBus):
+        is_read = asyncio.Event()
+        last = 5
+
+        async def tail(self) -> Position:
+            return Position("e", self.last)
+
+        async def read(self, after: Position, *, limit: int, wait: float) -> Sequence[Entry]:
+            if wait:
+                await self.is_read.wait()
+                self.is_read.clear()
+            if after.offset not in (5, 100, 101):
+                raise HistoryLost(f"{after} was lost")
+            return [Entry("t", str(at), offset=at) for at in (100, 101) if at > after.offset]
+
+    bus = Restored()
+    hub = Hub(bus)
+    client, known = Client(hub), Client(hub)
+    async with hub:
+        bus.last = 101
+        client.connect(last_event_id="e-8")
+        known.connect(last_event_id="e-100")
+        await settle()
+        bus.is_read.set()
+        await settle()
+        assert client.names == ["reset"]
+        assert (known.names, known.data) == ([], ["101"])
+        await client.leave()
+        await known.leave()
+
+
 @in_virtual_time
 async def test_heartbeat_moves_the_id_on_for_who_hears_little(clock: HandClock) -> None:
     hub = Hub(replay=3, heartbeat=10)

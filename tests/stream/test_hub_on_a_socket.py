@@ -270,3 +270,17 @@ async def test_peer_that_vanishes_is_given_up_as_soon_as_one_that_stalls() -> No
         (cycle,) = (one for one in gc.get_objects() if isinstance(one, RequestResponseCycle))
         line: Any = cycle.transport.get_extra_info("socket")
         assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+
+
+@pytest.mark.storm
+async def test_peer_that_vanishes_is_noticed_by_the_next_heartbeat() -> None:
+    """The heartbeat finds room in the kernel's buffer, so no send ever waits or fails."""
+    lifecycle, hub = Lifecycle(), Hub(heartbeat=0.5, send_timeout=1.0)
+    with reasons(lifecycle) as seen:
+        app = WithLifecycle(app_of(hub), lifecycle)
+        async with hub, serving(app) as port, Stream(port, "/events") as stream:
+            await stream.next_event()
+            stream.vanish()
+            # Without a limit of its own the kernel would repeat it for a quarter of an hour.
+            await until(lambda: seen, timeout=60)
+    assert seen == ["left"]

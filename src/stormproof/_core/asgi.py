@@ -18,6 +18,21 @@ PLACE_KEY = "stormproof.place"
 """Where a WebSocket's `StreamPlace` travels in its scope: `leave` is its notice of the drain."""
 
 
+class BodyLayer:
+    """A middleware of ours whose object has the `send` that is given to the app inside.
+
+    A stream calls the `send` behind it for each event, so what a layer only hands on can be
+    skipped.
+    """
+
+    __slots__ = ()
+
+    @property
+    def body_send(self) -> Send | None:
+        """Where body messages go unchanged from now on, but for the last; None: through here."""
+        raise NotImplementedError
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """Return the first value of the header `name` (lower case), decoded as latin-1, or None."""
     for key, value in scope["headers"]:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof._core.asgi import Message, Scope, Send, request_name, send_answer
+from stormproof._core.asgi import BodyLayer, Message, Scope, Send, request_name, send_answer
 from stormproof._core.clock import Clock
 from stormproof._core.deadline import Deadline, current_deadline
 from stormproof._core.events import DeadlineExpired, Events, OverdueFinished
@@ -70,7 +70,7 @@ class Rules:
     counts: Counts
 
 
-class RequestDeadline(Deadline):
+class RequestDeadline(Deadline, BodyLayer):
     """The deadline of one request that begins to run here; answers for it once it has passed.
 
     What was asked for explicitly outlives the response's first byte. The handler runs in the
@@ -170,6 +170,11 @@ class RequestDeadline(Deadline):
     def _changed(self) -> None:
         if not self._is_ended:
             self._set_timer()
+
+    @property
+    def body_send(self) -> Send | None:
+        """The server's, if no deadline holds for the body; else it may have to be cut here."""
+        return self._send if self._is_started and self.at == math.inf else None
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass on what the handler sends, until the deadline's answer has taken its place."""

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof.errors import InvalidSetting
 
 from ._cron import Schedule
@@ -67,13 +68,15 @@ class Declarations(Home):
         Raises:
             InvalidSetting: An option or a parameter of the function cannot be used.
         """
-        _check(retries, concurrency, on_failure)
-        _check(retries, per_group, on_failure)
+        check_count("task", least=0, retries=retries)
+        check_count("task", or_none=True, concurrency=concurrency, per_group=per_group)
+        check_count("task", or_none=True, max_starts=max_starts)
+        check_seconds("task", backoff=backoff, max_backoff=max_backoff)
+        check_seconds("task", or_none=True, timeout=timeout)
+        if on_failure not in ("hold", "delete"):
+            raise InvalidSetting(f"task(on_failure={on_failure!r}) must be 'hold' or 'delete'")
         if concurrency is not None and per_group is not None:
             raise InvalidSetting("task(concurrency=, per_group=): give one of them")
-        for option, value in {"timeout": timeout, "backoff": backoff, "max": max_backoff}.items():
-            if value is not None and not value > 0:
-                raise InvalidSetting(f"task({option}={value!r}) must be more than 0 s")
 
         def decorate(function: Callable[P, Coroutine[Any, Any, Any]]) -> JobTask[P]:
             named = name or str(getattr(function, "__name__", function))
@@ -122,12 +125,3 @@ class Declarations(Home):
             return task
 
         return decorate
-
-
-def _check(retries: int, concurrency: int | None, on_failure: str) -> None:
-    if type(retries) is not int or retries < 0:
-        raise InvalidSetting(f"task(retries={retries!r}) must be an int of 0 or more")
-    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-        raise InvalidSetting(f"task({concurrency!r} at once) must be None or an int of 1 or more")
-    if on_failure not in ("hold", "delete"):
-        raise InvalidSetting(f"task(on_failure={on_failure!r}) must be 'hold' or 'delete'")

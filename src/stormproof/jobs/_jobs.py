@@ -6,8 +6,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 
-from sqlalchemy import event
-
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.events import Events
 from stormproof._core.lifecycle import Lifecycle, Loss
 from stormproof._core.primitives import register
@@ -21,11 +20,13 @@ from ._handover import UnfinishedTask
 from ._outcomes import JobOutcome, Outcomes
 from ._store import JobsDatabase, Store
 from ._task import JobTask
+from ._threads import after_commit
 from ._trace import sending
 from ._worker import Worker
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
 
 P = ParamSpec("P")
 
@@ -75,11 +76,10 @@ class Jobs(Declarations, Forwarding):
         keep: float = 7.0,
         name: str = "jobs",
     ) -> None:
-        if type(concurrency) is not int or concurrency < 1:
-            raise InvalidSetting(f"Jobs(concurrency={concurrency!r}) must be an int of 1 or more")
-        for setting, value in {"poll": poll, "stale_after": stale_after, "keep": keep}.items():
-            if not value > 0:
-                raise InvalidSetting(f"Jobs({setting}={value!r}) must be more than 0")
+        check_count("Jobs", concurrency=concurrency)
+        check_seconds("Jobs", poll=poll, stale_after=stale_after)
+        if not keep > 0:
+            raise InvalidSetting(f"Jobs(keep={keep!r}) must be days, more than 0")
         super().__init__(name)
         self.concurrency = concurrency
         self.is_worker = worker
@@ -225,19 +225,29 @@ class Jobs(Declarations, Forwarding):
 
     async def store_jobs(self, session: "AsyncSession", jobs: Sequence[NewJob]) -> list[JobHandle]:
         """Store jobs in the session's transaction, and look for them once it has committed."""
-        for job in jobs:
-            if not 0 <= job.delay <= _LONGEST_DELAY:
-                raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s to ten years")
+        _check_delays(jobs)
         if not jobs:
             return []
         with sending(jobs) as on_their_way:
             stored = await self._opened().enqueue(session, on_their_way.jobs)
             on_their_way.stored([job_id for job_id, _ in stored])
-        self._wake_after_commit(session)
-        return [
-            JobHandle(job_id, task_of(job.task), is_new)
-            for job, (job_id, is_new) in zip(jobs, stored, strict=True)
-        ]
+        if self._worker is not None and hasattr(session, "on_commit"):
+            session.on_commit(self.wake)
+        elif self._worker is not None:
+            after_commit(session.sync_session, self._wake_from_thread)
+        return _handles(jobs, stored)
+
+    def store_jobs_sync(self, session: "Session", jobs: Sequence[NewJob]) -> list[JobHandle]:
+        """As `store_jobs`, in a thread, with a session that is used in it."""
+        _check_delays(jobs)
+        if not jobs:
+            return []
+        with sending(jobs) as on_their_way:
+            stored = self._opened().enqueue_sync(session, on_their_way.jobs)
+            on_their_way.stored([job_id for job_id, _ in stored])
+        if self._worker is not None:
+            after_commit(session, self._wake_from_thread)
+        return _handles(jobs, stored)
 
     def run_here(self, concurrency: int) -> None:
         """Run jobs in this process, so many at once, whatever was said before; before `open`."""
@@ -287,14 +297,10 @@ class Jobs(Declarations, Forwarding):
 
         return [Cron(self._schedules, self._database.session, enqueue).run]
 
-    def _wake_after_commit(self, session: Any) -> None:
-        if self._worker is None:
-            return
-        on_commit = getattr(session, "on_commit", None)
-        if on_commit is not None:
-            on_commit(self.wake)
-        else:
-            event.listen(session.sync_session, "after_commit", lambda _: self.wake(), once=True)
+    def _wake_from_thread(self) -> None:
+        worker = self._worker
+        if worker is not None:
+            worker.wake_from_thread()
 
     def _opened(self) -> Store:
         if self._store is None:
@@ -303,6 +309,19 @@ class Jobs(Declarations, Forwarding):
                 "`async with jobs:`"
             )
         return self._store
+
+
+def _check_delays(jobs: Sequence[NewJob]) -> None:
+    for job in jobs:
+        if not 0 <= job.delay <= _LONGEST_DELAY:
+            raise InvalidSetting(f"enqueue(delay={job.delay!r}) must be 0 s to ten years")
+
+
+def _handles(jobs: Sequence[NewJob], stored: Sequence[tuple[int | None, bool]]) -> list[JobHandle]:
+    return [
+        JobHandle(job_id, task_of(job.task), is_new)
+        for job, (job_id, is_new) in zip(jobs, stored, strict=True)
+    ]
 
 
 def _new_store(database: JobsDatabase, beat_every: float, keep: float) -> Store:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from pgqueuer.adapters.persistence.queries import Queries
+from pgqueuer.adapters.persistence.queries import Queries, SyncQueries
 from pgqueuer.domain.models import CancellationEvent, utc_now
 from pgqueuer.domain.models import Job as PickedJob
 from pgqueuer.domain.settings import db_settings
@@ -12,6 +12,7 @@ from pgqueuer.domain.types import JobId, QueueEntrypoint, QueueManagerId
 from pgqueuer.ports.repository import EntrypointExecutionParameter
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.orm import Session
 
 from ._beat_postgres import PostgresBeat
 from ._driver import ConnectionDriver, EngineDriver, SessionDriver, changed_notice
@@ -19,6 +20,7 @@ from ._facts import STATES, End, HeldJob, JobState, NewJob, task_of, told
 from ._listener import Listener
 from ._postgres_sql import Statements
 from ._store import Beat, JobsDatabase, Store
+from ._threads import ThreadDriver
 
 _POOL = 3
 _INSTALL_LOCK = 7_368_901
@@ -93,23 +95,18 @@ class PostgresStore(Store):
     async def enqueue(self, session: Any, jobs: Sequence[NewJob]) -> list[tuple[int | None, bool]]:
         """Store `jobs` in the session's transaction, in one statement."""
         driver = SessionDriver(session)
-        ids = await Queries(driver).enqueue(
-            [job.task for job in jobs],
-            [job.payload for job in jobs],
-            [job.priority for job in jobs],
-            [timedelta(seconds=job.delay) for job in jobs],
-            [job.key for job in jobs],
-            [job.headers for job in jobs],
-            on_conflict="skip",
-        )
-        if None not in ids:
-            return [(job_id, True) for job_id in ids]
-        rows = await driver.fetch(self._sql.by_key, [job.key for job in jobs if job.key])
-        known: dict[Any, Any] = {row["dedupe_key"]: row["id"] for row in rows}
-        return [
-            (known.get(job.key), False) if job_id is None else (job_id, True)
-            for job, job_id in zip(jobs, ids, strict=True)
-        ]
+        ids = await Queries(driver).enqueue(*_as_columns(jobs), on_conflict="skip")
+        known = await driver.fetch(self._sql.by_key, _keys(jobs)) if None in ids else []
+        return _receipts(jobs, ids, known)
+
+    def enqueue_sync(
+        self, session: Session, jobs: Sequence[NewJob]
+    ) -> list[tuple[int | None, bool]]:
+        """Store `jobs` in the transaction of a thread's session, in one statement."""
+        driver = ThreadDriver(session)
+        ids = SyncQueries(driver).enqueue(*_as_columns(jobs), on_conflict="skip")
+        known = driver.fetch(self._sql.by_key, _keys(jobs)) if None in ids else []
+        return _receipts(jobs, ids, known)
 
     async def lock_lease(self, session: Any, job_id: int) -> bool:
         """Whether the job is still ours; its row is locked."""
@@ -233,6 +230,32 @@ class PostgresStore(Store):
 
     async def _fetch(self, statement: str, *args: object) -> list[dict[str, Any]]:
         return await self._queries.driver.fetch(statement, *args)
+
+
+def _as_columns(jobs: Sequence[NewJob]) -> tuple[Any, ...]:
+    return (
+        [job.task for job in jobs],
+        [job.payload for job in jobs],
+        [job.priority for job in jobs],
+        [timedelta(seconds=job.delay) for job in jobs],
+        [job.key for job in jobs],
+        [job.headers for job in jobs],
+    )
+
+
+def _keys(jobs: Sequence[NewJob]) -> list[str]:
+    return [job.key for job in jobs if job.key]
+
+
+def _receipts(
+    jobs: Sequence[NewJob], ids: Sequence[int | None], known: Sequence[Mapping[str, Any]]
+) -> list[tuple[int | None, bool]]:
+    """Return for each job its id, or that of the one whose key it has, and if it is new."""
+    others: dict[Any, Any] = {row["dedupe_key"]: row["id"] for row in known}
+    return [
+        (others.get(job.key), False) if job_id is None else (job_id, True)
+        for job, job_id in zip(jobs, ids, strict=True)
+    ]
 
 
 def _twin(engine: AsyncEngine, size: int) -> AsyncEngine:

@@ -20,7 +20,7 @@ SCHEMA = (
         start_after REAL NOT NULL,
         worker TEXT)""",
     """CREATE INDEX IF NOT EXISTS stormproof_jobs_due ON stormproof_jobs
-        (task, priority DESC, id) WHERE status = 'queued' AND is_due = 1""",
+        (task, priority DESC, id, start_after) WHERE status = 'queued' AND is_due = 1""",
     """CREATE INDEX IF NOT EXISTS stormproof_jobs_later ON stormproof_jobs
         (start_after) WHERE status = 'queued' AND is_due = 0""",
     """CREATE INDEX IF NOT EXISTS stormproof_jobs_picked ON stormproof_jobs
@@ -96,13 +96,21 @@ LOG = """INSERT INTO stormproof_jobs_log (job_id, task, status, created, traceba
 REAP = """UPDATE stormproof_jobs SET status = 'queued', is_due = 1, updated = ?, worker = NULL
     WHERE status = 'picked' AND worker = ? RETURNING id, task"""
 
+# Each part from an index alone: the rows with their payloads take five times as long to read.
 COUNTS = """SELECT substr(task, 1, instr(task || '#', '#') - 1) AS of_task,
-        COUNT(*) FILTER (WHERE status = 'queued' AND start_after <= ?) AS queued,
-        COUNT(*) FILTER (WHERE status = 'queued' AND start_after > ?) AS delayed,
-        COUNT(*) FILTER (WHERE status = 'picked') AS running,
-        COUNT(*) FILTER (WHERE status = 'failed') AS held,
-        MAX(0, ? - MIN(start_after) FILTER (WHERE status = 'queued')) AS oldest_waiting
-    FROM stormproof_jobs GROUP BY 1"""
+        SUM(queued) AS queued, SUM(delayed) AS delayed, SUM(running) AS running,
+        SUM(held) AS held, MAX(0, ? - MIN(first)) AS oldest_waiting
+    FROM (SELECT task, COUNT(*) AS queued, 0 AS delayed, 0 AS running, 0 AS held,
+                MIN(start_after) AS first
+            FROM stormproof_jobs WHERE status = 'queued' AND is_due = 1 GROUP BY task
+        UNION ALL SELECT task, COUNT(*) FILTER (WHERE start_after <= ?),
+                COUNT(*) FILTER (WHERE start_after > ?), 0, 0, MIN(start_after)
+            FROM stormproof_jobs WHERE status = 'queued' AND is_due = 0 GROUP BY task
+        UNION ALL SELECT task, 0, 0, COUNT(*), 0, NULL
+            FROM stormproof_jobs WHERE status = 'picked' GROUP BY task
+        UNION ALL SELECT task, 0, 0, 0, COUNT(*), NULL
+            FROM stormproof_jobs WHERE status = 'failed' GROUP BY task)
+    GROUP BY 1"""
 
 HELD = """SELECT j.id, j.task, j.attempts, j.created,
         (SELECT traceback FROM stormproof_jobs_log l

@@ -12,6 +12,7 @@ from ._leases import Leases
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+    from sqlalchemy.orm import Session
 
 
 class JobsDatabase(Protocol):
@@ -64,6 +65,12 @@ class Store(ABC):
     @abstractmethod
     async def enqueue(self, session: Any, jobs: Sequence[NewJob]) -> list[tuple[int | None, bool]]:
         """Store `jobs` in the session's transaction; return for each its id and if it is new."""
+
+    @abstractmethod
+    def enqueue_sync(
+        self, session: "Session", jobs: Sequence[NewJob]
+    ) -> list[tuple[int | None, bool]]:
+        """As `enqueue`, in a thread, with a session that is used in it."""
 
     @abstractmethod
     async def lock_lease(self, session: Any, job_id: int) -> bool:

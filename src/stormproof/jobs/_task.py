@@ -5,7 +5,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
 
-from stormproof.errors import InvalidSetting
+from sqlalchemy.orm import Session
+
+from stormproof.errors import InvalidArguments, InvalidSetting
 
 from ._facts import JobHandle, NewJob, OnFailure, line_of, lines_of
 from ._payload import Arguments
@@ -25,6 +27,10 @@ class Home(Protocol):
 
     async def store_jobs(self, session: "AsyncSession", jobs: Sequence[NewJob]) -> list[JobHandle]:
         """Store jobs in the session's transaction."""
+        ...
+
+    def store_jobs_sync(self, session: Session, jobs: Sequence[NewJob]) -> list[JobHandle]:
+        """Store jobs in the transaction of a session that is used in a thread."""
         ...
 
     async def solve(self, task: "JobTask[Any]", stack: AsyncExitStack) -> dict[str, Any]:
@@ -64,7 +70,7 @@ class JobTask(Generic[P]):
         """Call the function, here and now."""
         return self.function(*args, **kwargs)
 
-    async def enqueue(
+    def enqueue(
         self,
         session: "AsyncSession",
         /,
@@ -74,7 +80,7 @@ class JobTask(Generic[P]):
         delay: float = 0.0,
         priority: int = 0,
         **kwargs: Any,
-    ) -> JobHandle:
+    ) -> Coroutine[Any, Any, JobHandle]:
         """Store a call as a job, in the session's transaction.
 
         Committed means enqueued: when the transaction is rolled back there is no job. Waits for
@@ -90,15 +96,44 @@ class JobTask(Generic[P]):
             **kwargs: The function's keyword arguments.
 
         Raises:
-            InvalidArguments: The function cannot be called with them; nothing is stored.
+            InvalidArguments: The function cannot be called with them, or the session is a sync
+                one (said at the call, not at the await); nothing is stored.
             InvalidSetting: An option cannot be used.
         """
-        payload = self.arguments.dump(*args, **kwargs)
-        job = NewJob(self._line(group), payload, key, delay, priority)
-        (handle,) = await self.jobs.store_jobs(session, [job])
+        self._refuse_sync(session)
+        return self._enqueue(session, args, kwargs, key, group, delay, priority)
+
+    def enqueue_sync(
+        self,
+        session: Session,
+        /,
+        *args: Any,
+        key: str | None = None,
+        group: str | None = None,
+        delay: float = 0.0,
+        priority: int = 0,
+        **kwargs: Any,
+    ) -> JobHandle:
+        """Store a call as a job, from a thread: as `enqueue`, for a `def` endpoint.
+
+        The session is that of `Database.sync_session`, or any `sqlalchemy.orm.Session` on this
+        database. Blocks the thread for one statement. When the request is cancelled or its
+        deadline passes, that statement is cut as any other of the session, and what was enqueued
+        is undone with the session; from then on it raises what the session raises. A COMMIT that
+        is under way comes to its end: then there is a job.
+
+        Raises:
+            InvalidArguments: The function cannot be called with them, or the session is an async
+                one; nothing is stored.
+            InvalidSetting: An option cannot be used.
+
+        versionadded: 0.1
+        """
+        job = self._job(args, kwargs, key, group, delay, priority)
+        (handle,) = self.jobs.store_jobs_sync(self._sync(session), [job])
         return handle
 
-    async def enqueue_many(
+    def enqueue_many(
         self,
         session: "AsyncSession",
         calls: Iterable[Mapping[str, Any]],
@@ -107,16 +142,71 @@ class JobTask(Generic[P]):
         group: str | None = None,
         delay: float = 0.0,
         priority: int = 0,
-    ) -> list[JobHandle]:
+    ) -> Coroutine[Any, Any, list[JobHandle]]:
         """Store many calls at once, each given as its keyword arguments; as `enqueue` otherwise.
 
         On PostgreSQL it is one statement for all.
         """
-        jobs = [
-            NewJob(self._line(group), self.arguments.dump(**call), None, delay, priority)
-            for call in calls
-        ]
+        self._refuse_sync(session)
+        return self._enqueue_many(session, calls, group, delay, priority)
+
+    def enqueue_many_sync(
+        self,
+        session: Session,
+        calls: Iterable[Mapping[str, Any]],
+        /,
+        *,
+        group: str | None = None,
+        delay: float = 0.0,
+        priority: int = 0,
+    ) -> list[JobHandle]:
+        """Store many calls at once, from a thread: as `enqueue_many` and `enqueue_sync`.
+
+        versionadded: 0.1
+        """
+        jobs = [self._job((), call, None, group, delay, priority) for call in calls]
+        return self.jobs.store_jobs_sync(self._sync(session), jobs)
+
+    async def _enqueue(
+        self, session: "AsyncSession", args: Any, kwargs: Any, *options: Any
+    ) -> JobHandle:
+        (handle,) = await self.jobs.store_jobs(session, [self._job(args, kwargs, *options)])
+        return handle
+
+    async def _enqueue_many(
+        self, session: "AsyncSession", calls: Iterable[Mapping[str, Any]], *options: Any
+    ) -> list[JobHandle]:
+        jobs = [self._job((), call, None, *options) for call in calls]
         return await self.jobs.store_jobs(session, jobs)
+
+    def _job(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        key: str | None,
+        group: str | None,
+        delay: float,
+        priority: int,
+    ) -> NewJob:
+        payload = self.arguments.dump(*args, **kwargs)
+        return NewJob(self._line(group), payload, key, delay, priority)
+
+    def _refuse_sync(self, session: object) -> None:
+        # Said here, and not in the coroutine: a `def` endpoint awaits nothing, so it would never
+        # be said, and the endpoint would commit without its job.
+        if isinstance(session, Session):
+            raise InvalidArguments(
+                f"job {self.name!r}: enqueue() takes an AsyncSession, and this is a "
+                f"{type(session).__name__} for threads; use enqueue_sync() or enqueue_many_sync()"
+            )
+
+    def _sync(self, session: Session) -> Session:
+        if isinstance(session, Session):
+            return session
+        raise InvalidArguments(
+            f"job {self.name!r}: enqueue_sync() takes a session for threads, as that of "
+            f"sync_session(), and this is a {type(session).__name__}; use `await enqueue()`"
+        )
 
     def lines(self) -> dict[str, int]:
         """Return what its jobs are called in the store, and how many of each may run; 0: all."""

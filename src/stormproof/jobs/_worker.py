@@ -82,7 +82,7 @@ class Worker:
         self._port = EnginePort(store, concurrency=concurrency)
         self._engine = self._new_engine()
         self._loop = asyncio.get_running_loop()
-        self._beat = store.beat(self._wake_from_thread, self._cancel_from_thread)
+        self._beat = store.beat(self.wake_from_thread, self._cancel_from_thread)
         self._thread = threading.Thread(target=self._beat.run, name="jobs heartbeat", daemon=True)
         self._work: list[asyncio.Task[None]] = []
 
@@ -101,6 +101,11 @@ class Worker:
     def wake(self) -> None:
         """Look for jobs now."""
         self._port.driver.wake()
+
+    def wake_from_thread(self) -> None:
+        """Look for jobs as soon as the loop gets to it; from any thread."""
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self.wake)
 
     def cancel(self, job_id: int) -> None:
         """Cancel the job if it runs here: somebody took it out of the queue."""
@@ -221,10 +226,6 @@ class Worker:
             for line, limit in task.lines().items():
                 engine.register_executor(line, JobExecutor(task, self, limit))
         return engine
-
-    def _wake_from_thread(self) -> None:
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self.wake)
 
     def _cancel_from_thread(self, job_id: int) -> None:
         with suppress(RuntimeError):

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 from stormproof._core.asgi import Message, Receive, Send
 
 from ._line import drop, hold_short
+from ._straight import straight
 from ._wire import Wire
 
 _log = logging.getLogger("stormproof")
@@ -56,6 +57,7 @@ class Connection:
         "_is_woken",
         "_loop",
         "_message",
+        "_push_send",
         "_receive",
         "_rest",
         "_send",
@@ -71,7 +73,7 @@ class Connection:
         self._wire = wire
         self._message = wire.message
         self._receive = receive
-        self._send = send
+        self._send = self._push_send = send
         self._send_timeout = send_timeout
         self._loop = asyncio.get_running_loop()
         self._task: Any = asyncio.current_task()
@@ -94,7 +96,7 @@ class Connection:
         loop, task = self._loop, self._task
         _enter_task(loop, task)
         try:
-            sending: Any = self._send(self._message(payload))
+            sending: Any = self._push_send(self._message(payload))
             if type(sending) is CoroutineType:
                 self._rest = sending, self._context.run(sending.send, None)
             else:
@@ -137,6 +139,7 @@ class Connection:
         """Send the message that begins the response; raises as `write`."""
         hold_short(self._receive, silence=self._send_timeout)
         await self._bounded(lambda: self._send(start))
+        self._push_send = straight(self._send)
 
     async def until_woken(self) -> bool:
         """Wait until somebody wakes the owner; False when the client has left.

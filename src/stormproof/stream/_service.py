@@ -29,6 +29,7 @@ from ._answer import raise_reported
 from ._backlog import Policy
 from ._bus import Bus
 from ._feed import Feed
+from ._idle import slim
 from ._subscriber import Subscriber
 from ._subscription import Subscription, Turn, asked_id
 from ._terms import Terms
@@ -119,6 +120,7 @@ class HubService:
             except StormproofError as error:
                 await _refuse(error, wire, send)
                 return
+            slim(scope, receive)
             terms = self._terms(subscription, headers, scope, wire)
             subscriber = Subscriber(feed, terms, receive, send)
             leave = _enter(subscriber, subscription, scope, terms.name)

@@ -204,12 +204,22 @@ class Subscriber:
         await self._connection.write(self._terms.wire.encode(id=own_id, retry_ms=retry_ms))
         if asked is None:
             return await self._lose()
-        if asked.epoch == here.epoch and asked.offset > here.offset:
-            # Another process may be ahead of this one; or the client has made it up.
-            tail = await self._asked(self._feed.tail())
-            if tail is not None and asked > tail:
-                return await self._lose()
+        # Another process may be ahead of this one; or the client has made it up.
+        is_ahead = asked.epoch == here.epoch and asked.offset > here.offset
+        if is_ahead and not await self._is_known(asked):
+            return await self._lose()
         return asked
+
+    async def _is_known(self, ahead: Position) -> bool:
+        """Return whether the bus has `ahead`: a store that was restored may go on behind it."""
+        tail = await self._asked(self._feed.tail())
+        if tail is not None and ahead > tail:
+            return False
+        try:
+            await self._asked(self._feed.fetch(ahead))
+        except HistoryLost:
+            return False
+        return True
 
     async def _catch_up(self, after: Position) -> None:
         """Send what came after `after`, then join those to whom the fan-out sends."""
