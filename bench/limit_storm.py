@@ -1,8 +1,8 @@
 """Five times the load: what a limit keeps useful in real time, beside the seed and its peers.
 
-Run by `python bench/limit.py storm`. Ten slots, 0.05 s of work a call, calls that come at random,
-callers that leave after 1 s and cancel nothing, as behind a plain endpoint. Each gate has a fresh
-process and its own loop; all take their turns, and the whole round is repeated.
+Run by `python bench/limit.py storm`, or `storm all`. Ten slots, 0.05 s of work a call, calls that
+come at random, callers that leave after 1 s and cancel nothing, as behind a plain endpoint. Each
+gate has a fresh process and its own loop; all take their turns, and the whole round is repeated.
 """
 
 # ruff: noqa: T201
@@ -22,8 +22,6 @@ from time import perf_counter, process_time
 from typing import Any
 
 SLOTS, SERVICE, PATIENCE, TIMES = 10, 0.05, 1.0, 5
-SECONDS = 5.0
-ROUNDS = 2
 BEAT = 0.005
 
 Gate = Callable[[], AbstractAsyncContextManager[Any]]
@@ -116,25 +114,25 @@ async def storm(gate: Gate, seconds: float) -> dict[str, float]:
     }
 
 
-def compare(names: list[str], script: str) -> None:
-    """Run all gates in turns, on asyncio and uvloop, and print the medians and the worst."""
+def compare(names: list[str], script: str, rounds: int, seconds: float) -> None:
+    """Run all gates in turns, on asyncio and uvloop, and print the medians and the range."""
     results: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name in names:
             for loop in ("asyncio", "uvloop"):
-                command = [sys.executable, script, "storm-one", name, loop]
+                command = [sys.executable, script, "storm-one", name, loop, str(seconds)]
                 ran = subprocess.run(command, check=True, capture_output=True, text=True)
                 results.setdefault((name, loop), []).append(json.loads(ran.stdout))
-    print(f"{TIMES} times the load for {SECONDS:g} s, {ROUNDS} rounds: median (worst)")
-    for (name, loop), rounds in results.items():
-        shown = "  ".join(_shown(what, [one[what] for one in rounds]) for what in rounds[0])
+    print(f"{TIMES} times the load for {seconds:g} s, {rounds} rounds: median (lowest to highest)")
+    for (name, loop), ran_all in results.items():
+        shown = "  ".join(_shown(what, [one[what] for one in ran_all]) for what in ran_all[0])
         print(f"  {name:13}{loop:8} {shown}")
 
 
 def _shown(what: str, values: list[float]) -> str:
-    worst = min(values) if what == "goodput" else max(values)
     digits = 2 if what == "goodput" else 1
-    return f"{what} {statistics.median(values):.{digits}f} ({worst:.{digits}f})"
+    spread = f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+    return f"{what} {statistics.median(values):.{digits}f} ({spread})"
 
 
 def _p99(values: list[float]) -> float:

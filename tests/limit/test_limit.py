@@ -59,6 +59,14 @@ async def test_a_slot_comes_back_when_the_block_raises() -> None:
     assert_idle(limiter)
 
 
+async def test_leaving_gives_the_slot_back_before_it_is_awaited() -> None:
+    limiter = Limiter(1)
+    await limiter.__aenter__()
+    leaving = limiter.__aexit__(None, None, None)
+    assert_idle(limiter)
+    assert [await leaving, await leaving] == [None, None]
+
+
 async def test_slots_go_to_those_who_wait_in_the_order_they_came() -> None:
     limiter, leave, inside = Limiter(1), asyncio.Event(), list[int]()
     holders = [asyncio.create_task(hold(limiter, leave, inside, n)) for n in range(8)]
