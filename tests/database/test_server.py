@@ -4,10 +4,13 @@
 
 import asyncio
 import itertools
+import os
 import re
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -17,6 +20,7 @@ from sqlalchemy import text
 from stormproof._core.deadline import Deadline, in_force
 from stormproof.database import Database
 from stormproof.errors import CommitUnknown, DatabaseUnavailable, DeadlineExceeded
+from tests.harness.client import drop_all_that_comes
 
 from .model import Item, Model, names
 
@@ -292,6 +296,25 @@ async def test_a_server_that_goes_silent_does_not_hold_the_caller_past_the_deadl
         assert time.monotonic() - began_at < 4
         relay.is_silent = False
         await work(database)
+
+
+@pytest.mark.storm
+async def test_a_network_that_goes_silent_holds_nobody_without_a_deadline_for_long(
+    driver_url: str,
+) -> None:
+    """The kernel would repeat what is not acknowledged for a quarter of an hour."""
+    async with Database(driver_url, pool_size=1, max_overflow=0, unready_after=None) as database:
+        async with database.engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+        is_asyncpg = hasattr(driver, "_transport")
+        line = driver._transport.get_extra_info("socket") if is_asyncpg else driver
+        with socket.socket(fileno=os.dup(line.fileno())) as end:
+            drop_all_that_comes(end)
+            async with asyncio.timeout(60):
+                with suppress(DatabaseUnavailable):
+                    await work(database)
+                await work(database)
+        assert database.statistics().in_use == 0
 
 
 async def work(database: Database) -> None:

@@ -3,6 +3,8 @@
 # ruff: noqa: PT012  # what must raise here is a whole block: a unit of work
 
 import asyncio
+import os
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +31,7 @@ from stormproof.errors import (
     SessionShared,
 )
 from tests.harness import until
+from tests.harness.client import drop_all_that_comes
 
 from .model import _ENDLESS, Item, Tag, count, is_sqlite, names
 
@@ -252,6 +255,25 @@ async def test_a_connection_that_was_asked_to_cancel_has_no_next_user(database: 
         await task
     await unit()
     assert pids[0] == pids[1] != pids[2]
+
+
+@pytest.mark.storm
+async def test_a_network_that_went_silent_holds_a_thread_for_seconds_only(
+    postgres_database: str,
+) -> None:
+    """The ping of an idle connection can be cut by nobody; its socket has to give up by itself."""
+
+    def descriptor(session: SyncSession) -> int:
+        connection: Any = session.connection().connection.dbapi_connection
+        return int(connection.fileno())
+
+    async with Database(postgres_database, pool_size=1, max_overflow=0) as database:
+        async with database.sync_session() as session:
+            end = socket.socket(fileno=os.dup(await in_thread(lambda: descriptor(session))))
+        with end:
+            drop_all_that_comes(end)
+            async with asyncio.timeout(60), database.sync_session() as session:
+                assert await in_thread(lambda: session.scalar(text("SELECT 1"))) == 1
 
 
 async def test_cancelled_at_any_step_no_place_is_lost(database: Database) -> None:

@@ -86,6 +86,18 @@ def encode_request(
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (body or b"")
 
 
+def drop_all_that_comes(end: socket.socket) -> None:
+    """Have the kernel drop every packet that comes for this one socket.
+
+    A classic BPF program that returns 0: who sends to it gets neither an ACK nor a reset, and it
+    hears nothing. Most kernels let anybody do that; some want CAP_NET_ADMIN.
+    """
+    # One instruction, `BPF_RET | BPF_K` with 0; then how many there are, and where.
+    code = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HP", 1, ctypes.addressof(code))
+    end.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
 class Connection:
     """One TCP connection to 127.0.0.1, for one task at a time; `async with` closes it.
 
@@ -225,16 +237,8 @@ class Connection:
         self.close()
 
     def vanish(self) -> None:
-        """Be a machine that lost its power: nothing is acknowledged any more, or answered.
-
-        The kernel drops every packet that comes for this one socket (a classic BPF program that
-        returns 0), so a peer that sends gets neither an ACK nor a reset. Most kernels let anybody
-        do that; some want CAP_NET_ADMIN.
-        """
-        # One instruction, `BPF_RET | BPF_K` with 0; then how many there are, and where.
-        code = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
-        program = struct.pack("HP", 1, ctypes.addressof(code))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        """Be a machine that lost its power: nothing is acknowledged any more, or answered."""
+        drop_all_that_comes(self._socket)
 
     async def __aenter__(self) -> "Connection":
         return self

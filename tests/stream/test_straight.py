@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 import stormproof
 from stormproof._core.asgi import ASGIApp, Message, Receive, Scope, Send
+from stormproof.limit import Admission, Limiter
 from stormproof.stream._straight import straight
 
 
@@ -59,7 +60,12 @@ def installed(app: FastAPI) -> FastAPI:
     return app
 
 
-@pytest.mark.parametrize("wrap", [lambda app: app, installed])
+def admitted(app: FastAPI) -> FastAPI:
+    stormproof.install(app, admission=Admission(Limiter(1)))
+    return app
+
+
+@pytest.mark.parametrize("wrap", [lambda app: app, installed, admitted])
 async def test_behind_a_route_the_server_is_reached_at_once(wrap: Any) -> None:
     assert await way_through(wrap) is server_send
 

@@ -15,9 +15,12 @@ from ._gate import Gate
 from ._ledger import CHECKOUT, Checkout, Ledger
 from ._pool import GatedPool
 from ._settings import place
+from ._waiting import SILENCE_MS
 
 CONNECT_TIMEOUT = 5.0
 """Seconds a connection may take to be made."""
+
+PSYCOPG_TIMEOUTS = {"connect_timeout": int(CONNECT_TIMEOUT), "tcp_user_timeout": SILENCE_MS}
 
 
 def new_engine(
@@ -105,7 +108,7 @@ def _connect_arguments(
         from ._psycopg import CuttableConnection
 
         ours = {"async_creator_fn": CuttableConnection.connect}
-        return {"connect_timeout": int(CONNECT_TIMEOUT), **given, **ours}
+        return {**PSYCOPG_TIMEOUTS, **given, **ours}
     from ._sqlite import connector
 
     # The driver must not begin transactions of its own accord: we begin them.

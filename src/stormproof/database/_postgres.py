@@ -11,6 +11,7 @@ from stormproof._core.deadline import current_deadline
 
 from ._faults import NotSent
 from ._statement_timeout import LEARN, StatementTimeout
+from ._waiting import bound_silence
 
 BROKEN = asyncpg.InternalClientError
 """Raised for what is sent between the server's last word and the end of the socket: not sent."""
@@ -49,10 +50,13 @@ class DeadlineConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg h
     async def learn(self, timeout: float) -> None:
         """Ask once for the `statement_timeout` that role or database have; ours is never longer.
 
+        And have the socket give up a network that has gone silent.
+
         Raises:
             OSError: The connection broke; it is closed.
         """
         try:
+            bound_silence(self._transport.get_extra_info("socket"))
             allowed_ms = await self.fetchval(LEARN, timeout=timeout)
             self.statement_timeout = StatementTimeout(allowed_ms or 0)
         except BaseException as error:

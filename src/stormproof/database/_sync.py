@@ -14,7 +14,7 @@ from sqlalchemy.pool import QueuePool
 from stormproof._core.deadline import remaining
 from stormproof.errors import InvalidSetting
 
-from ._engine import CONNECT_TIMEOUT, is_sqlite, name_unreachable, read_only_options
+from ._engine import PSYCOPG_TIMEOUTS, is_sqlite, name_unreachable, read_only_options
 from ._faults import first_line
 from ._gate import Gate
 from ._ledger import Ledger
@@ -202,7 +202,7 @@ def _new_engine(
         from ._psycopg_timeout import ThreadConnection
 
         creator = ThreadConnection.connect
-        ours["connect_args"] = {"connect_timeout": int(CONNECT_TIMEOUT)}
+        ours["connect_args"] = PSYCOPG_TIMEOUTS
     try:
         engine = create_engine(_sync_url(url), **ours, **options)
     except (ArgumentError, TypeError) as error:

@@ -111,6 +111,21 @@ async def to_the_end(
             task.settle()
 
 
+SILENCE_MS = 10_000
+"""Milliseconds for which what is sent may stay without an acknowledgement (TCP_USER_TIMEOUT).
+
+The ping of an idle connection can be cut by nobody but its kernel, which would repeat it for a
+quarter of an hour: a thread, or work without a deadline, was held for so long.
+"""
+
+
+def bound_silence(line: socket.socket) -> None:
+    """Have the kernel end the connection when the network is silent for too long; on Linux."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None and line.family != socket.AF_UNIX:
+        line.setsockopt(socket.IPPROTO_TCP, option, SILENCE_MS)
+
+
 def sever(descriptor: int) -> None:
     """Make whoever waits at the socket see its end: a silent network answers no cancellation."""
     with socket.socket(fileno=os.dup(descriptor)) as ours:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
-from stormproof._core.asgi import ASGIApp, Message, Receive, Scope, Send, send_answer
+from stormproof._core.asgi import ASGIApp, BodyLayer, Message, Receive, Scope, Send, send_answer
 from stormproof.errors import StormproofError, problem_body, problem_headers
 
 from ._admission import Admission
@@ -84,7 +84,7 @@ class AdmissionMiddleware:
         )
 
 
-class _Admitted:
+class _Admitted(BodyLayer):
     """A request with a slot: runs the app, and gives the slot back once."""
 
     __slots__ = (
@@ -165,6 +165,11 @@ class _Admitted:
         self._is_cancelled = False
         self._task.uncancel()
         return True
+
+    @property
+    def body_send(self) -> Send:
+        """The server's: only the head and the last byte are of interest here."""
+        return self._send
 
     def send(self, message: Message) -> Awaitable[None]:
         """Pass on what the app sends, and give the slot back at the last byte."""
