@@ -299,27 +299,44 @@ async def test_a_server_that_goes_silent_does_not_hold_the_caller_past_the_deadl
 
 
 @pytest.mark.storm
+@pytest.mark.parametrize("is_running", [False, True])
 async def test_a_network_that_goes_silent_holds_nobody_without_a_deadline_for_long(
-    driver_url: str,
+    driver_url: str, is_running: bool
 ) -> None:
-    """The kernel would repeat what is not acknowledged for a quarter of an hour."""
+    """The kernel would repeat a statement for a quarter of an hour, or wait for ever."""
     async with Database(driver_url, pool_size=1, max_overflow=0, unready_after=None) as database:
         async with database.engine.connect() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
         is_asyncpg = hasattr(driver, "_transport")
         line = driver._transport.get_extra_info("socket") if is_asyncpg else driver
         with socket.socket(fileno=os.dup(line.fileno())) as end:
+            waiting = asyncio.create_task(work(database, seconds=100 if is_running else 0))
+            if is_running:
+                await statement_runs(driver_url)
             drop_all_that_comes(end)
             async with asyncio.timeout(60):
                 with suppress(DatabaseUnavailable):
-                    await work(database)
+                    await waiting
                 await work(database)
         assert database.statistics().in_use == 0
 
 
-async def work(database: Database) -> None:
+async def statement_runs(url: str) -> None:
+    """Wait until the server is in the middle of a sleep."""
+    connection = await asyncpg.connect(re.sub(r"\+\w+", "", url))
+    try:
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND wait_event = 'PgSleep'"
+        ):
+            await asyncio.sleep(0.01)
+    finally:
+        await connection.close()
+
+
+async def work(database: Database, seconds: float = 0) -> None:
     async with database.session() as session:
-        await session.execute(text("SELECT 1"))
+        await session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
 
 
 async def test_the_start_waits_for_a_server_that_is_starting_too(relay: Relay) -> None:

@@ -15,12 +15,17 @@ from ._gate import Gate
 from ._ledger import CHECKOUT, Checkout, Ledger
 from ._pool import GatedPool
 from ._settings import place
-from ._waiting import SILENCE_MS
+from ._waiting import SILENCE
 
 CONNECT_TIMEOUT = 5.0
 """Seconds a connection may take to be made."""
 
-PSYCOPG_TIMEOUTS = {"connect_timeout": int(CONNECT_TIMEOUT), "tcp_user_timeout": SILENCE_MS}
+PSYCOPG_TIMEOUTS = {
+    "connect_timeout": int(CONNECT_TIMEOUT),
+    "tcp_user_timeout": SILENCE * 1000,
+    "keepalives_idle": SILENCE,
+    "keepalives_interval": SILENCE,
+}
 
 
 def new_engine(

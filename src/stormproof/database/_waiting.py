@@ -111,19 +111,22 @@ async def to_the_end(
             task.settle()
 
 
-SILENCE_MS = 10_000
-"""Milliseconds for which what is sent may stay without an acknowledgement (TCP_USER_TIMEOUT).
+SILENCE = 10
+"""Seconds for which a network may be silent: what is sent, and then what asks for a sign of life.
 
 The ping of an idle connection can be cut by nobody but its kernel, which would repeat it for a
-quarter of an hour: a thread, or work without a deadline, was held for so long.
+quarter of an hour, and who waits for an answer without a deadline would never hear of the end.
 """
 
 
 def bound_silence(line: socket.socket) -> None:
     """Have the kernel end the connection when the network is silent for too long; on Linux."""
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is not None and line.family != socket.AF_UNIX:
-        line.setsockopt(socket.IPPROTO_TCP, option, SILENCE_MS)
+    if line.family == socket.AF_UNIX or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE * 1000)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE)
 
 
 def sever(descriptor: int) -> None:
