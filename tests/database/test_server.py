@@ -3,10 +3,12 @@
 # ruff: noqa: PT012  # what must raise here is a whole block: a unit of work
 
 import asyncio
+import fcntl
 import itertools
 import os
 import re
 import socket
+import termios
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -20,6 +22,7 @@ from sqlalchemy import text
 from stormproof._core.deadline import Deadline, in_force
 from stormproof.database import Database
 from stormproof.errors import CommitUnknown, DatabaseUnavailable, DeadlineExceeded
+from tests.harness import until
 from tests.harness.client import drop_all_that_comes
 
 from .model import Item, Model, names
@@ -313,12 +316,18 @@ async def test_a_network_that_goes_silent_holds_nobody_without_a_deadline_for_lo
             waiting = asyncio.create_task(work(database, seconds=100 if is_running else 0))
             if is_running:
                 await statement_runs(driver_url)
+                await until(lambda: is_acknowledged(end))
             drop_all_that_comes(end)
             async with asyncio.timeout(60):
                 with suppress(DatabaseUnavailable):
                     await waiting
                 await work(database)
         assert database.statistics().in_use == 0
+
+
+def is_acknowledged(end: socket.socket) -> bool:
+    """Whether the peer's kernel has acknowledged all that was sent."""
+    return fcntl.ioctl(end, termios.TIOCOUTQ, b"\0" * 4) == b"\0" * 4
 
 
 async def statement_runs(url: str) -> None:

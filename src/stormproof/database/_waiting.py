@@ -112,7 +112,7 @@ async def to_the_end(
 
 
 SILENCE = 10
-"""Seconds for which a network may be silent: what is sent, and then what asks for a sign of life.
+"""Seconds without an acknowledgement after which a network is silent, and an idle one is asked.
 
 The ping of an idle connection can be cut by nobody but its kernel, which would repeat it for a
 quarter of an hour, and who waits for an answer without a deadline would never hear of the end.
