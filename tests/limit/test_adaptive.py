@@ -143,5 +143,5 @@ def test_what_is_cancelled_or_fails_is_not_counted_and_what_runs_out_of_time_is(
     ],
 )
 def test_a_bad_number_is_refused(options: dict[str, float]) -> None:
-    with pytest.raises(InvalidSetting, match="of an Adaptive must be"):
+    with pytest.raises(InvalidSetting, match=r"^Adaptive\(.*\) must be"):
         Adaptive(**options)  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def test_keys_that_come_and_give_up_leave_nothing_behind() -> None:
 
 
 def test_a_priority_below_the_first_is_refused_by_its_name() -> None:
-    with pytest.raises(InvalidSetting, match=r"^priority of a Limiter must be"):
+    with pytest.raises(InvalidSetting, match=r"^slot\(priority=-1\) must be"):
         Limiter(1).slot(priority=-1)
-    with pytest.raises(InvalidSetting, match=r"^per_key of a Limiter must be"):
+    with pytest.raises(InvalidSetting, match=r"^Limiter\(per_key=0\) must be"):
         Limiter(1, per_key=0)

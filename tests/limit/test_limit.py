@@ -408,5 +408,5 @@ def test_one_limiter_made_before_any_loop_serves_one_loop_after_another() -> Non
     ],
 )
 def test_a_bad_number_is_refused_by_its_name(argument: str, make: Callable[[], object]) -> None:
-    with pytest.raises(InvalidSetting, match=rf"^{argument} of a Limiter must be .* not "):
+    with pytest.raises(InvalidSetting, match=rf"^\w+\({argument}=.*\) must be "):
         make()

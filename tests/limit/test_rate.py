@@ -154,5 +154,5 @@ def test_as_a_dependency_it_counts_its_route_and_tells_what_is_left() -> None:
     ],
 )
 def test_a_bad_argument_is_refused_by_its_name(argument: str, options: dict[str, object]) -> None:
-    with pytest.raises(InvalidSetting, match=rf"^{argument} of a RateLimit must be"):
+    with pytest.raises(InvalidSetting, match=rf"^RateLimit\({argument}=.*\) must be"):
         RateLimit(**options)  # type: ignore[arg-type]

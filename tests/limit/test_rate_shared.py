@@ -176,5 +176,5 @@ def test_in_a_service_it_is_opened_and_closed_with_the_app(redis_server: RedisSe
     ],
 )
 def test_a_bad_argument_is_refused_by_its_name(argument: str, options: dict[str, Any]) -> None:
-    with pytest.raises(InvalidSetting, match=rf"^{argument} of a RateLimit must be"):
+    with pytest.raises(InvalidSetting, match=rf"^RateLimit\({argument}=.*\) must be"):
         RateLimit(1, per=1, **options)

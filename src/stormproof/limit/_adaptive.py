@@ -7,11 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import TracebackType
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.events import Events
 from stormproof._core.primitives import register
-from stormproof.errors import InvalidSetting
 
-from ._checked import checked_count, checked_seconds
 from ._limiter import Limiter
 from ._statistics import LimiterStatistics
 from ._works import Work
@@ -100,13 +99,10 @@ class Adaptive:
         name: str = "limit",
         events: Events | None = None,
     ) -> None:
-        target = checked_seconds("target_latency", target_latency, of="an Adaptive")
-        if target == 0.0:
-            raise InvalidSetting("target_latency of an Adaptive must be above 0")
-        checked_count("lowest", lowest, of="an Adaptive")
-        checked_count("highest", highest, at_least=lowest, of="an Adaptive")
-        checked_count("start", start, at_least=lowest, of="an Adaptive")
-        self._aimd = Aimd(float(min(start, highest)), lowest, highest, target)
+        check_seconds("Adaptive", target_latency=target_latency)
+        check_count("Adaptive", lowest=lowest)
+        check_count("Adaptive", least=lowest, highest=highest, start=start)
+        self._aimd = Aimd(float(min(start, highest)), lowest, highest, float(target_latency))
         self.limiter = Limiter(
             min(start, highest),
             max_wait=max_wait,

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeAlias
 
+from stormproof._arguments import check_count
 from stormproof._core.asgi import Scope
 from stormproof._core.events import Events
 from stormproof._core.primitives import register
 from stormproof.errors import InvalidSetting
 
 from ._adaptive import Adaptive
-from ._checked import checked_count
 from ._limiter import Limiter
 from ._rate import RateLimit
 from ._statistics import AdmissionStatistics
@@ -54,11 +54,9 @@ class AdmissionRule:
     is_exempt: bool = False
 
     def __post_init__(self) -> None:
-        checked_count("priority", self.priority, at_least=0, of="an AdmissionRule")
+        check_count("AdmissionRule", least=0, priority=self.priority)
         if not self.prefix.startswith("/"):
-            raise InvalidSetting(
-                f"prefix of an AdmissionRule must begin with a slash, not {self.prefix!r}"
-            )
+            raise InvalidSetting(f"AdmissionRule(prefix={self.prefix!r}) must begin with a slash")
 
     def is_for(self, path: str) -> bool:
         """Return whether `path` is the prefix or below it."""

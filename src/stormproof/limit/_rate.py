@@ -6,13 +6,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
+from stormproof._arguments import check_count, check_seconds
 from stormproof._core.asgi import Scope
 from stormproof._core.clock import MONOTONIC, Clock
 from stormproof._core.events import Events, RateRefused, RateStoreLost, RateStoreRegained
 from stormproof._core.primitives import register
 from stormproof.errors import InvalidSetting, RateLimited, RateStoreDown
 
-from ._checked import checked_count, checked_seconds
 from ._gcra import Quota, Verdict, allowed, judge
 from ._store import SharedQuotas
 
@@ -96,26 +96,25 @@ class RateLimit:
         events: Events | None = None,
         clock: Clock = MONOTONIC,
     ) -> None:
-        checked_count("calls", calls, of="a RateLimit")
-        if checked_seconds("per", per, of="a RateLimit") == 0.0:
-            raise InvalidSetting("per of a RateLimit must be above 0")
+        check_count("RateLimit", calls=calls)
+        check_seconds("RateLimit", per=per)
+        check_seconds("RateLimit", or_zero=True, store_timeout=store_timeout)
         if not _NAME.fullmatch(name):
             raise InvalidSetting(
-                f"name of a RateLimit must be of letters, digits and _.:/- only, not {name!r}"
+                f"RateLimit(name={name!r}) must be of letters, digits and _.:/- only"
             )
         if on_store_down not in get_args(OnStoreDown):
             raise InvalidSetting(
-                f"on_store_down of a RateLimit must be one of {', '.join(get_args(OnStoreDown))}, "
-                f"not {on_store_down!r}"
+                f"RateLimit(on_store_down={on_store_down!r}) must be one of "
+                f"{', '.join(get_args(OnStoreDown))}"
             )
-        timeout = checked_seconds("store_timeout", store_timeout, of="a RateLimit")
         self.quota = Quota(calls, float(per))
         self.name = name
         self.events = events
         self._key = key
         self._clock = clock
         self._shared = (
-            None if store is None else SharedQuotas(store, name, self.quota, timeout, clock)
+            None if store is None else SharedQuotas(store, name, self.quota, store_timeout, clock)
         )
         self._on_store_down = on_store_down
         self._full_at: dict[Hashable, float] = {}

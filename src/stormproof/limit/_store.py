@@ -58,9 +58,7 @@ class SharedQuotas:
 
     def __init__(self, url: str, name: str, quota: Quota, timeout: float, clock: Clock) -> None:
         if not url.startswith(_SCHEMES):
-            raise InvalidSetting(
-                f"store of a RateLimit must begin with one of {', '.join(_SCHEMES)}"
-            )
+            raise InvalidSetting(f"RateLimit(store=…) must begin with one of {', '.join(_SCHEMES)}")
         self._connect, self._error = _connector(url, timeout)
         self._prefix = f"{_PREFIX}{name}:"
         self._timeout = timeout
