@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -12,6 +11,7 @@ from stormproof.prove.faults import FaultProxy, Reset
 from stormproof.stream import Bus, Entry
 from stormproof.stream._postgres import PostgresBus
 from tests.harness.redis import RedisServer
+from tests.stream.buses import proxied
 
 from .stream_storm import TOPICS, Client, bus_of, harm, servers
 
@@ -55,10 +55,7 @@ def store_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def proxy(store_url: str) -> AsyncIterator[FaultProxy]:
-    parts = urlsplit(store_url)
-    async with FaultProxy.before("bus", "127.0.0.1", parts.port or 0) as proxy:
-        user = f"{parts.username}@" if parts.username else ""
-        proxy.url = parts._replace(netloc=f"{user}127.0.0.1:{proxy.port}").geturl()
+    async with proxied(store_url) as proxy:
         yield proxy
 
 
